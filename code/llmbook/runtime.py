@@ -1,0 +1,131 @@
+"""The machine a run happens on: seed, device, number format, budget."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+BUDGETS = ("smoke", "quick", "laptop", "gpu")
+BUDGET_VARIABLE = "LLMBOOK_BUDGET"
+DTYPE_VARIABLE = "LLMBOOK_DTYPE"  # float32 or bfloat16 overrides "auto"
+SEED_VARIABLE = "LLMBOOK_SEED"  # added to every seed: tests of luck use it
+
+Value = TypeVar("Value")
+
+
+def budget() -> str:
+    """How much computing a training cell may use: ``LLMBOOK_BUDGET``.
+
+    ``smoke`` proves that a cell runs, ``quick`` (the default) builds the
+    book in minutes on two cores, ``laptop`` takes about two hours, ``gpu``
+    is for a machine that has one.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    value = os.environ.get(BUDGET_VARIABLE, "quick")
+    if value not in BUDGETS:
+        raise ValueError(
+            f"{BUDGET_VARIABLE} is {value!r}; expected one of "
+            f"{', '.join(BUDGETS)}."
+        )
+    return value
+
+
+def pick(**choices: Value) -> Value:
+    """The choice for the current budget, or the nearest smaller one.
+
+    >>> pick(smoke=1, quick=1)
+    1
+
+    Raises:
+        ValueError: a name is no budget, or ``smoke`` is missing.
+    """
+    unknown = set(choices) - set(BUDGETS)
+    if unknown or "smoke" not in choices:
+        raise ValueError(
+            f"pick() got {sorted(choices)}; expected 'smoke' and any of "
+            f"{', '.join(BUDGETS)}."
+        )
+    allowed = BUDGETS[: BUDGETS.index(budget()) + 1]
+    return choices[[name for name in allowed if name in choices][-1]]
+
+
+def seed_everything(seed: int = 0) -> torch.Generator:
+    """Seed Python, NumPy and PyTorch; return a generator of that seed.
+
+    >>> seed_everything(7).initial_seed() == 7 + seed_offset()
+    True
+    """
+    seed = seed + seed_offset()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def seed_offset() -> int:
+    """What ``LLMBOOK_SEED`` adds to every seed of the book (default 0)."""
+    text = os.environ.get(SEED_VARIABLE, "0")
+    if not text.isdecimal():
+        raise ValueError(
+            f"{SEED_VARIABLE} is {text!r}; expected a whole number from 0."
+        )
+    return int(text)
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one, else Apple's MPS, else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def computes_bfloat16(device: torch.device | str) -> bool:
+    """Whether ``device`` multiplies matrices in bfloat16 natively."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return False
+
+
+def best_dtype(
+    device: torch.device | str, wanted: str = "auto"
+) -> torch.dtype:
+    """The number format that training uses on ``device``.
+
+    ``wanted`` is ``"float32"``, ``"bfloat16"`` or ``"auto"``; ``auto`` takes
+    bfloat16 where :func:`computes_bfloat16`, and ``LLMBOOK_DTYPE`` overrides
+    it.
+
+    >>> best_dtype("cpu", "float32")
+    torch.float32
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if wanted == "auto":
+        wanted = os.environ.get(DTYPE_VARIABLE, "auto")
+    if wanted == "auto":
+        wanted = "bfloat16" if computes_bfloat16(device) else "float32"
+    if wanted not in names:
+        raise ValueError(
+            f"dtype is {wanted!r}; expected 'auto', 'float32' or 'bfloat16'."
+        )
+    return names[wanted]
+
+
+def autocast(
+    device: torch.device | str, dtype: torch.dtype
+) -> contextlib.AbstractContextManager:
+    """A context in which matrix products run in ``dtype``."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=dtype)
