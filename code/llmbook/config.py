@@ -65,11 +65,11 @@ class GPTConfig:
             _at_least(name, getattr(self, name), 1)
         _at_least("n_embd", self.n_embd, 1)
         if self.n_embd % self.n_head:
+            mended = (self.n_embd // self.n_head + 1) * self.n_head
             raise ValueError(
                 f"n_embd is {self.n_embd} and n_head is {self.n_head}; the "
                 "heads share the width equally, so n_embd must be a multiple "
-                f"of n_head. Try n_embd={self.n_embd // self.n_head + 1}"
-                f"*{self.n_head}={(self.n_embd // self.n_head + 1) * self.n_head}."
+                f"of n_head. Try n_embd={mended}."
             )
         _between("dropout", self.dropout, 0.0, 0.999)
         _between("norm_eps", self.norm_eps, 1e-12, 1.0)
