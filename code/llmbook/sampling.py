@@ -187,22 +187,42 @@ def new_cache(model: GPT, batch_size: int) -> KVCache:
 
 
 @torch.no_grad()
+def _next_ids(
+    model: GPT,
+    ids: Tensor,
+    cache: KVCache | None,
+    generator: torch.Generator | None,
+    **choices: float | None,
+) -> Tensor:
+    """One step: the next ids (B,), drawn with dropout switched off."""
+    training = model.training
+    model.eval()
+    try:
+        if cache is not None and ids.shape[1] <= model.config.context_length:
+            logits = cached_logits(model, ids, cache)
+        else:
+            logits = next_logits(model, ids)
+    finally:
+        model.train(training)
+    return sample(logits, generator, **choices).to(ids.device)
+
+
 def _steps(
     model: GPT,
     ids: Tensor,
+    count: int,
     generator: torch.Generator | None,
     use_cache: bool,
     **choices: float | None,
 ) -> Iterator[Tensor]:
-    """Yield the next ids (B,), one step after another, for ever."""
+    """Yield the next ids (B,), ``count`` times."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(
+            f"max_new_tokens is {count!r}; expected a whole number from 0."
+        )
     cache = new_cache(model, ids.shape[0]) if use_cache else None
-    while True:
-        fits = ids.shape[1] <= model.config.context_length
-        if cache is not None and fits:
-            logits = cached_logits(model, ids, cache)
-        else:
-            logits = next_logits(model, ids)
-        chosen = sample(logits, generator, **choices).to(ids.device)
+    for _ in range(count):
+        chosen = _next_ids(model, ids, cache, generator, **choices)
         yield chosen
         ids = torch.cat([ids, chosen[:, None]], dim=1)
 
@@ -236,11 +256,9 @@ def stream(
     ids = _checked_prompt(model, prompt)
     if ids.shape[0] != 1:
         raise ValueError("stream() takes one prompt; for more use generate().")
-    model.eval()
-    steps = _steps(
-        model, ids, _generator(seed, generator), use_cache, **choices
-    )
-    for _, chosen in zip(range(max_new_tokens), steps, strict=False):
+    drawn = _generator(seed, generator)
+    steps = _steps(model, ids, max_new_tokens, drawn, use_cache, **choices)
+    for chosen in steps:
         yield int(chosen)
         if int(chosen) in stop_tokens:
             return
@@ -270,13 +288,11 @@ def generate(
         A list of ids for a list, a list of B lists for a tensor (B, T).
     """
     ids = _checked_prompt(model, prompt)
-    model.eval()
     rows = ids.tolist()
     open_rows = set(range(len(rows)))
-    steps = _steps(
-        model, ids, _generator(seed, generator), use_cache, **choices
-    )
-    for _, chosen in zip(range(max_new_tokens), steps, strict=False):
+    drawn = _generator(seed, generator)
+    steps = _steps(model, ids, max_new_tokens, drawn, use_cache, **choices)
+    for chosen in steps:
         for row in sorted(open_rows):
             rows[row].append(int(chosen[row]))
         open_rows -= {r for r in open_rows if rows[r][-1] in stop_tokens}
