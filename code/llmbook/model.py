@@ -1,0 +1,245 @@
+"""The decoder-only transformer, from token ids to logits and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmbook.attention import (
+    Attend,
+    CausalSelfAttention,
+    attention,
+    record_weights,
+)
+from llmbook.config import GPTConfig
+from llmbook.layers import FeedForward, LayerNorm
+from llmbook.positions import LearnedPositions
+
+# A block adds to the residual stream twice; these matrices write the sums.
+RESIDUAL_WRITERS = ("attention.output.weight", "feed_forward.down.weight")
+
+
+class Block(nn.Module):
+    """One layer: tokens exchange, then each token thinks by itself.
+
+    (B, T, C) to (B, T, C). Each half reads a normalised copy of the
+    residual stream and adds its answer to the stream itself. Source:
+    Radford et al. 2019, section 2.3 (norms moved to the inputs).
+
+    >>> Block(GPTConfig(n_head=2, n_embd=8))(torch.zeros(1, 3, 8)).shape
+    torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        C, bias, eps = config.n_embd, config.bias, config.norm_eps
+        self.norm_1 = LayerNorm(C, bias, eps)
+        self.attention = CausalSelfAttention(config)
+        self.norm_2 = LayerNorm(C, bias, eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Tensor, attend: Attend = attention) -> Tensor:
+        x = x + self.attention(self.norm_1(x), attend)
+        return x + self.feed_forward(self.norm_2(x))
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module,
+    config: GPTConfig,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Give ``model`` GPT-2's starting weights.
+
+    Matrices are drawn from N(0, init_std); those that write into the
+    residual stream are made smaller by 1 / sqrt(2 n_layer), the number of
+    additions; biases are 0 and gains 1. Source: Radford et al. 2018,
+    section 4.1, and Radford et al. 2019, section 2.3.
+    """
+    residual_std = config.init_std / (2 * config.n_layer) ** 0.5
+    for name, parameter in model.named_parameters():
+        if name.endswith(RESIDUAL_WRITERS):
+            parameter.normal_(0.0, residual_std, generator=generator)
+        elif parameter.ndim >= 2:
+            parameter.normal_(0.0, config.init_std, generator=generator)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def check_ids(idx: Tensor, vocab_size: int) -> None:
+    """Refuse what is not a batch of token ids.
+
+    Raises:
+        ValueError: ``idx`` is not a non-empty whole-number tensor (B, T),
+            or an id is outside 0 ... vocab_size - 1.
+
+    >>> check_ids(torch.tensor([[0, 3]]), vocab_size=4)
+    """
+    if idx.ndim != 2 or idx.numel() == 0 or idx.is_floating_point():
+        raise ValueError(
+            f"got ids of shape {tuple(idx.shape)} and {idx.dtype}; expected "
+            "whole numbers (B, T), at least one. Wrap one sequence as "
+            "torch.tensor([ids])."
+        )
+    if torch.compiler.is_compiling():
+        return  # looking at the values would break the graph
+    low, high = (int(bound) for bound in idx.aminmax())
+    if low < 0 or high >= vocab_size:
+        raise ValueError(
+            f"got ids from {low} to {high}; this model's vocabulary has "
+            f"{vocab_size} tokens, ids 0 to {vocab_size - 1}. Was the text "
+            "encoded with the model's own tokenizer?"
+        )
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer: token ids in, next-token logits out.
+
+    Args:
+        config: its shape.
+        generator: draws the initial weights; None uses torch's own.
+
+    Source: Radford et al. 2019, section 2.3.
+
+    >>> model = GPT(GPTConfig(vocab_size=50, n_head=2, n_embd=8))
+    >>> logits, loss = model(torch.tensor([[3, 1, 4]]))
+    >>> logits.shape
+    torch.Size([1, 3, 50])
+    """
+
+    def __init__(
+        self, config: GPTConfig, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        V, C = config.vocab_size, config.n_embd
+        self.config = config
+        self.token_embedding = nn.Embedding(V, C)
+        self.position_embedding = LearnedPositions(config.context_length, C)
+        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(config) for _ in range(config.n_layer)
+        )
+        self.final_norm = LayerNorm(C, config.bias, config.norm_eps)
+        if not config.tie_weights:
+            self.head = nn.Linear(C, V, bias=False)
+        initialise(self, config, generator)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix (V, C) that scores tokens; tied, the embedding's."""
+        tied = self.config.tie_weights
+        return self.token_embedding.weight if tied else self.head.weight
+
+    def hidden(
+        self,
+        idx: Tensor,
+        attends: Sequence[Attend] | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """The residual stream after the final norm, (B, T) to (B, T, C).
+
+        ``attends`` holds one attention function a block (a cache's, say),
+        ``start`` is the position of the first token.
+
+        Raises:
+            ValueError: ids are out of range, the tokens reach past the
+                context, or ``attends`` has the wrong length.
+        """
+        check_ids(idx, self.config.vocab_size)
+        if attends is None:
+            attends = [attention] * len(self.blocks)
+        if len(attends) != len(self.blocks):
+            raise ValueError(
+                f"got {len(attends)} attention functions for "
+                f"{len(self.blocks)} blocks; expected one for each."
+            )
+        positions = self.position_embedding(idx.shape[1], start)  # (T, C)
+        x = self.token_embedding(idx) + positions  # (B, T, C)
+        x = self.embedding_dropout(x)
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x = block(x, attend)
+        return self.final_norm(x)
+
+    def forward(
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        attends: Sequence[Attend] | None = None,
+        start: int = 0,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, T, V), and the loss when ``targets`` (B, T) are given.
+
+        The loss is the mean negative log-probability of the targets, in
+        nats a token; a target of -100 is left out. Errors as in
+        :meth:`hidden`.
+
+        Raises:
+            ValueError: ``targets`` has another shape than ``idx``.
+        """
+        logits = F.linear(self.hidden(idx, attends, start), self.head_weight)
+        if targets is None:
+            return logits, None
+        if targets.shape != idx.shape:
+            raise ValueError(
+                f"got targets {tuple(targets.shape)} for ids "
+                f"{tuple(idx.shape)}; expected one target a token."
+            )
+        return logits, F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten()
+        )
+
+    @torch.no_grad()
+    def attention_weights(self, idx: Tensor) -> Tensor:
+        """How much each token reads from each, (n_layer, B, H, T, T).
+
+        The same forward pass as any other, without dropout, through
+        attention functions that remember their weights.
+        """
+        was_training, weights = self.training, []
+        self.eval()
+        try:
+            self.hidden(idx, [record_weights(weights)] * len(self.blocks))
+        finally:
+            self.train(was_training)
+        return torch.stack(weights)
+
+    def num_parameters(self, non_embedding: bool = False) -> int:
+        """How many numbers the model learns; shared ones count once.
+
+        ``non_embedding`` leaves out token and position vectors and the
+        head: N as scaling laws count it (Kaplan et al. 2020, section 2.1).
+
+        >>> from llmbook.config import GPTConfig
+        >>> GPT(GPTConfig(n_layer=1, n_head=1, n_embd=2)).num_parameters()
+        2638
+        """
+        counted = self.named_parameters()
+        outside = ("token_embedding", "position_embedding", "head")
+        return sum(
+            parameter.numel()
+            for name, parameter in counted
+            if not (non_embedding and name.startswith(outside))
+        )
+
+    def flops_per_token(self, T: int, training: bool = False) -> int:
+        """Floating-point operations a token, in a sequence of ``T`` tokens.
+
+        Counts the matrix products, two operations for each multiplied
+        pair, with every query against all ``T`` keys (a causal kernel may
+        skip half of those). A training step takes three times a forward
+        pass: the backward one multiplies twice (Kaplan et al. 2020,
+        section 2.1).
+        """
+        L, C = self.config.n_layer, self.config.n_embd
+        matrices = sum(
+            block_weight.numel()
+            for block_weight in self.blocks.parameters()
+            if block_weight.ndim == 2
+        )
+        head = self.head_weight.numel()
+        mixing = 2 * L * T * C  # q times k, and weights times v
+        forward = 2 * (matrices + head + mixing)
+        return 3 * forward if training else forward
