@@ -1,0 +1,1 @@
+"""What works on the book's files: set-up, building, weaving, testing."""
