@@ -1,0 +1,179 @@
+"""How a gradient becomes a step: decay groups, clipping, AdamW, schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmbook.config import TrainConfig
+
+CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds the same
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Split parameters into those that decay and those that do not.
+
+    Matrices (linear weights, embeddings) decay; vectors (biases, the gains
+    of norms) do not. A parameter used in two places is listed once.
+
+    >>> groups = parameter_groups(nn.Linear(3, 2), weight_decay=0.1)
+    >>> [(g["weight_decay"], len(g["params"])) for g in groups]
+    [(0.1, 1), (0.0, 1)]
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {
+            "params": [p for p in trained if p.dim() >= 2],
+            "weight_decay": weight_decay,
+        },
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def adamw_update(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: int,
+    *,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """Change ``weight``, ``mean`` and ``square`` in place by one AdamW step.
+
+    ``mean`` and ``square`` are the running averages of the gradient and of
+    its square, both 0 before step 1. Source: Loshchilov and Hutter 2019,
+    algorithm 2, with the decay scaled by the learning rate as PyTorch does.
+
+    >>> w, m, v = torch.tensor([1.0]), torch.zeros(1), torch.zeros(1)
+    >>> adamw_update(w, torch.tensor([5.0]), m, v, 1, learning_rate=0.1,
+    ...     beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.0)
+    >>> w  # the first step is the learning rate, whatever the gradient's size
+    tensor([0.9000])
+    """
+    weight.mul_(1 - learning_rate * weight_decay)
+    mean.lerp_(gradient, 1 - beta1)
+    square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    mean_scale = 1 - beta1**step  # both start at 0: undo that bias
+    square_scale = math.sqrt(1 - beta2**step)
+    spread = square.sqrt().div_(square_scale).add_(epsilon)
+    weight.addcdiv_(mean, spread, value=-learning_rate / mean_scale)
+
+
+class AdamW(torch.optim.Optimizer):
+    """AdamW, written out: :func:`adamw_update` for every parameter.
+
+    Args:
+        params: parameters, or groups as :func:`parameter_groups` makes.
+        lr: the learning rate; change ``group["lr"]`` between steps.
+        betas, eps, weight_decay: as in ``torch.optim.AdamW``.
+
+    >>> weight = nn.Parameter(torch.ones(1))
+    >>> optimizer = AdamW([weight], lr=0.5)
+    >>> (weight * 3).sum().backward()
+    >>> optimizer.step()
+    >>> round(weight.item(), 4)
+    0.495
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group)
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        if not state:
+            state["step"] = 0
+            state["mean"] = torch.zeros_like(weight)
+            state["square"] = torch.zeros_like(weight)
+        state["step"] += 1
+        adamw_update(
+            weight,
+            weight.grad,
+            state["mean"],
+            state["square"],
+            state["step"],
+            learning_rate=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            epsilon=group["eps"],
+            weight_decay=group["weight_decay"],
+        )
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
+    """Shrink all gradients together so that their L2 norm is ``largest``.
+
+    The direction stays; gradients below the limit are left alone. Returns
+    the norm before clipping. ``largest=0`` only measures. Source: Pascanu
+    et al. 2013, https://arxiv.org/abs/1211.5063, algorithm 1.
+
+    >>> weight = nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_gradients([weight], largest=1.0)
+    5.0
+    >>> weight.grad
+    tensor([0.6000, 0.8000])
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+    norm = torch.linalg.vector_norm(norms).item()
+    if largest and norm + CLIP_EPSILON > largest:
+        for gradient in gradients:
+            gradient.mul_(largest / (norm + CLIP_EPSILON))
+    return norm
+
+
+def cosine_schedule(step: int, config: TrainConfig) -> float:
+    """The learning rate of ``step`` (counted from 0).
+
+    It rises in a line over ``config.warmup_steps``, then falls along half a
+    cosine and arrives at ``config.min_learning_rate`` in the last step.
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983,
+    section 3, without restarts.
+
+    >>> config = TrainConfig(steps=101, warmup_steps=1, learning_rate=1.0,
+    ...     min_learning_rate=0.0)
+    >>> [round(cosine_schedule(s, config), 3) for s in (0, 1, 100)]
+    [1.0, 1.0, 0.0]
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    falling = max(1, config.steps - 1 - config.warmup_steps)
+    progress = min(1.0, (step - config.warmup_steps) / falling)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))  # from 1 to 0
+    low, high = config.min_learning_rate, config.learning_rate
+    return low + (high - low) * cosine
