@@ -17,7 +17,7 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Divide the logits (..., V) by ``temperature`` > 0.
 
     Below 1 the distribution sharpens, above 1 it flattens; the order of the
-    tokens never changes (Ackley, Hinton and Sejnowski 1985, equation 5).
+    tokens never changes (Ackley, Hinton and Sejnowski 1985, section 2).
 
     >>> apply_temperature(torch.tensor([1.0, 2.0]), 0.5)
     tensor([2., 4.])
@@ -34,7 +34,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the ``k`` highest logits (..., V), remove the rest.
 
     Tokens tied with the k-th stay too, so that the result does not depend
-    on an order among equals (Fan, Lewis and Dauphin 2018, section 5.1).
+    on an order among equals (Fan, Lewis and Dauphin 2018, section 5.4).
 
     >>> keep_top_k(torch.tensor([1.0, 3.0, 2.0]), 2)
     tensor([-inf, 3., 2.])
