@@ -1,0 +1,354 @@
+"""Weights from Hugging Face's GPT-2, from the hub or from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from llmbook.config import GPT2_CONTEXT_LENGTH, GPT2_VOCAB_SIZE, GPTConfig
+from llmbook.layers import EXPANSION
+from llmbook.model import GPT
+
+REPOSITORIES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+}
+ENDPOINT_VARIABLE = "HF_ENDPOINT"  # the hub's own variable, for mirrors
+ENDPOINT = "https://huggingface.co"
+CACHE_VARIABLE = "LLMBOOK_CACHE"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+INDEX = "model.safetensors.index.json"  # which shard holds which tensor
+CHECKSUMS = "checksums.json"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+CHUNK = 1 << 20  # bytes read at a time
+TIMEOUT = 30  # seconds without an answer
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416  # HTTP: RFC 9110
+
+# transformers' name within h.<i>. : ours within blocks.<i>.
+IN_BLOCK = {
+    "ln_1": "norm_1",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.output",
+    "ln_2": "norm_2",
+    "mlp.c_fc": "feed_forward.up",
+    "mlp.c_proj": "feed_forward.down",
+}
+OUTSIDE = {
+    "wte.weight": "token_embedding.weight",
+    "wpe.weight": "position_embedding.weight",
+    "ln_f.weight": "final_norm.weight",
+    "ln_f.bias": "final_norm.bias",
+    "lm_head.weight": "head.weight",
+}
+MASKS = (".attn.bias", ".attn.masked_bias")  # stored masks, not weights
+GELU_NAMES = ("gelu_new", "gelu_pytorch_tanh")  # both are the tanh form
+
+
+def from_pretrained_gpt2(
+    name_or_dir: str | os.PathLike[str], progress: bool = True
+) -> GPT:
+    """A GPT-2 with the weights that Hugging Face publishes.
+
+    ``name_or_dir`` is ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"`` or
+    ``"gpt2-xl"`` (downloaded once, into ``LLMBOOK_CACHE`` or the user's
+    cache folder), or a folder with ``config.json`` and safetensors, whole
+    or in shards. The model comes in evaluation mode, in float32.
+
+    Raises:
+        ValueError: no such name or folder, pickled weights, a damaged
+            file, or a model that this architecture cannot express.
+        OSError: the download failed; the message says what to do.
+    """
+    path = Path(name_or_dir)
+    if path.suffix in PICKLED:
+        raise ValueError(_pickle_refusal(path.name))
+    if path.is_dir():
+        return _load_folder(path)
+    if str(name_or_dir) not in REPOSITORIES:
+        raise ValueError(
+            f"{str(name_or_dir)!r} is neither a folder nor a known model; "
+            f"expected a folder or one of {', '.join(REPOSITORIES)}."
+        )
+    return _load_folder(download(str(name_or_dir), progress))
+
+
+def config_from_hub(settings: dict[str, Any]) -> GPTConfig:
+    """Our configuration for the contents of a GPT-2's ``config.json``.
+
+    Raises:
+        ValueError: a setting asks for what our GPT does not compute.
+
+    >>> settings = {"model_type": "gpt2", "n_layer": 2, "n_head": 2,
+    ...             "n_embd": 8, "n_positions": 16, "vocab_size": 100}
+    >>> config_from_hub(settings).context_length
+    16
+    """
+    n_embd = settings.get("n_embd", 768)  # defaults: transformers' GPT2Config
+    required = {
+        "model_type": ("gpt2",),
+        "activation_function": GELU_NAMES,
+        "n_inner": (None, EXPANSION * n_embd),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    }
+    for key, allowed in required.items():
+        value = settings.get(key, allowed[0])
+        if value not in allowed:
+            raise ValueError(
+                f"{CONFIG} says {key} = {value!r}; this GPT computes only "
+                f"{' or '.join(map(repr, allowed))}."
+            )
+    return GPTConfig(
+        vocab_size=settings.get("vocab_size", GPT2_VOCAB_SIZE),
+        context_length=settings.get("n_positions", GPT2_CONTEXT_LENGTH),
+        n_layer=settings.get("n_layer", 12),
+        n_head=settings.get("n_head", 12),
+        n_embd=n_embd,
+        dropout=settings.get("resid_pdrop", 0.1),
+        tie_weights=settings.get("tie_word_embeddings", True),
+        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
+        init_std=settings.get("initializer_range", 0.02),
+    )
+
+
+def our_name(name: str) -> str | None:
+    """Our parameter for transformers' GPT-2 ``name``; None for masks.
+
+    Raises:
+        ValueError: a GPT-2 has no such tensor.
+
+    >>> our_name("transformer.h.3.mlp.c_fc.weight")
+    'blocks.3.feed_forward.up.weight'
+    """
+    short = name.removeprefix("transformer.")
+    if short.endswith(MASKS):
+        return None
+    if short in OUTSIDE:
+        return OUTSIDE[short]
+    parts = short.split(".")
+    layer, part = ".".join(parts[:2]), ".".join(parts[2:-1])
+    if parts[0] != "h" or part not in IN_BLOCK:
+        raise ValueError(
+            f"the checkpoint has a tensor {name!r}, which a GPT-2 has not; "
+            "expected the weights of a GPT2LMHeadModel or GPT2Model."
+        )
+    return f"blocks.{layer[2:]}.{IN_BLOCK[part]}.{parts[-1]}"
+
+
+def our_state(tensors: dict[str, Tensor], config: GPTConfig) -> dict:
+    """Our state dict for ``tensors`` under transformers' names.
+
+    transformers keeps a block's matrices as (inputs, outputs), after
+    GPT-2's original code (``Conv1D``); ``nn.Linear`` has them transposed.
+    """
+    state = {}
+    for name, tensor in tensors.items():
+        ours = our_name(name)
+        if ours is None or (ours == "head.weight" and config.tie_weights):
+            continue
+        if ours.startswith("blocks") and tensor.ndim == 2:
+            tensor = tensor.T
+        state[ours] = tensor.float().contiguous()
+    return state
+
+
+def gpt_from_tensors(tensors: dict[str, Tensor], config: GPTConfig) -> GPT:
+    """A GPT holding ``tensors``, which carry transformers' names.
+
+    Raises:
+        ValueError: a tensor is missing, foreign, or of another shape.
+    """
+    state = our_state(tensors, config)
+    with torch.device("meta"):  # shapes only: nothing is drawn, then lost
+        model = GPT(config)
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state]
+    foreign = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if missing or foreign or shapes:
+        raise ValueError(
+            "the weights do not fit the configuration beside them: missing "
+            f"{missing[:3]}, foreign {foreign[:3]}, of another shape "
+            f"{shapes[:3]} (up to three each). Take both files from the "
+            "same model."
+        )
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def _pickle_refusal(name: str) -> str:
+    return (
+        f"{name} is a pickle, and opening a pickle runs whatever code its "
+        f"author put inside. Use the model's safetensors file ({WEIGHTS}), "
+        "which holds numbers only."
+    )
+
+
+def _load_folder(folder: Path) -> GPT:
+    config_path = folder / CONFIG
+    if not config_path.is_file():
+        raise ValueError(
+            f"{folder} has no {CONFIG}; expected it beside the weights."
+        )
+    config = config_from_hub(_read_json(config_path))
+    tensors: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
+        tensors.update(_read_safetensors(path))
+    return gpt_from_tensors(tensors, config)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of ``folder``: one, or the index's shards."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return [folder / name for name in _shards(folder / INDEX)]
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+    if pickles:
+        raise ValueError(_pickle_refusal(pickles[0]))
+    raise ValueError(
+        f"{folder} holds no weights; expected {WEIGHTS} or {INDEX}."
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    """The file names in an index; a name may not leave the folder."""
+    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{index.name} names the shard {name!r}; expected the bare "
+                "name of a safetensors file in the same folder."
+            )
+    return names
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}). Download it again."
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            names = opened.keys()
+            return {name: opened.get_tensor(name) for name in names}
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing, though the index names it. Download it."
+        ) from error
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}). Delete "
+            "it and download it again."
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: ``LLMBOOK_CACHE``, or the user's cache."""
+    default = Path.home() / ".cache" / "llmbook"
+    return Path(os.environ.get(CACHE_VARIABLE, default))
+
+
+def download(name: str, progress: bool = True) -> Path:
+    """Fetch a GPT-2 into the cache, once; return its folder.
+
+    The SHA-256 of each file is recorded when it first arrives, in
+    ``checksums.json`` beside it, and verified at every later use.
+    """
+    folder = cache_folder() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    endpoint = os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip("/")
+    base = f"{endpoint}/{REPOSITORIES[name]}/resolve/main"
+    for file in (CONFIG, WEIGHTS):
+        path = folder / file
+        if not path.exists():
+            _fetch(f"{base}/{file}", path, progress)
+        _verify(path)
+    return folder
+
+
+def _fetch(url: str, path: Path, progress: bool) -> None:
+    """Download ``url``, going on where an earlier attempt stopped."""
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(
+        url, headers={"Range": f"bytes={have}-"} if have else {}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            resumed = answer.status == PARTIAL_CONTENT  # else it starts over
+            with part.open("ab" if resumed else "wb") as out:
+                _copy(answer, out, have if resumed else 0, path.name, progress)
+    except OSError as error:
+        if getattr(error, "code", None) == RANGE_NOT_SATISFIABLE:
+            part.unlink()  # it is no beginning of this file
+        raise OSError(
+            f"could not download {url} ({error}). Check the connection and "
+            "call again: what has arrived is kept. Or pass a folder that "
+            f"holds {CONFIG} and {WEIGHTS}."
+        ) from error
+    part.replace(path)
+
+
+def _copy(answer: Any, out: Any, have: int, name: str, progress: bool) -> None:
+    left = answer.headers.get("Content-Length")
+    total = have + int(left) if left else None
+    bar = tqdm(
+        total=total,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        desc=name,
+        leave=False,
+        disable=not progress,
+    )
+    with bar:
+        for chunk in _chunks(answer):
+            have += out.write(chunk)
+            bar.update(len(chunk))
+    if total is not None and have < total:
+        raise OSError(f"the connection closed {total - have} bytes early")
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    while chunk := answer.read(CHUNK):
+        yield chunk
+
+
+def _verify(path: Path) -> None:
+    """Record the file's checksum, or hold it to the recorded one."""
+    record = path.parent / CHECKSUMS
+    known = _read_json(record) if record.exists() else {}
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if known.setdefault(path.name, found) != found:
+        raise ValueError(
+            f"{path} has changed since its download: SHA-256 {found}, "
+            f"recorded {known[path.name]}. Delete it to fetch it again."
+        )
+    fresh = record.with_name(record.name + ".part")
+    fresh.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    fresh.replace(record)
