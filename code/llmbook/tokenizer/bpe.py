@@ -103,7 +103,8 @@ class BPETokenizer(Tokenizer):
         Among equally frequent pairs the greatest wins, compared as a pair
         of byte strings: the rule of subword-nmt. Others differ, so equal
         counts may give other merges: minbpe takes the pair that it met
-        first, Hugging Face tokenizers the pair with the smallest ids.
+        first, Hugging Face tokenizers the pair with the smallest ids,
+        SentencePiece the shortest joined token.
 
         Names of special tokens in the text are cut out before counting.
 
