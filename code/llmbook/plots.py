@@ -14,13 +14,17 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_hex
+from matplotlib.figure import Figure as MplFigure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 # name: (light theme, dark theme). The light colours are what matplotlib
@@ -67,9 +71,10 @@ _DARK_STOPS = (
 _TURN = 36  # from this level on paper reads better than ink, in both themes
 
 WIDTH = 5.2  # inches: the measure of the printed text
-TEXT_SIZE = 8.5  # points: a caption's size
+TEXT_SIZE = 9.0  # points: a caption's size
 FIGURE_MIME = "application/vnd.llmbook.figure+json"
-_FONTS = ("Source Sans 3", "DejaVu Sans", "Noto Sans CJK SC")
+_FONTS = ("Llmbook Sans", "DejaVu Sans", "Noto Sans CJK SC")
+_FONT_FILES = Path(__file__).with_name("fonts")
 
 
 def _levels(stops: Sequence[str]) -> list[str]:
@@ -117,6 +122,8 @@ def use() -> None:
         matplotlib.colormaps.register(
             ListedColormap(SEQUENTIAL_LIGHT, SEQUENTIAL)
         )
+    for path in sorted(_FONT_FILES.glob("*.ttf")):
+        font_manager.fontManager.addfont(path)
     known = set(font_manager.get_font_names())
     plt.rcParams.update(_STYLE)
     plt.rcParams["font.family"] = [f for f in _FONTS if f in known]
@@ -259,9 +266,7 @@ def caption_html(caption: str) -> str:
     return "".join(pieces)
 
 
-def figure(
-    fig: matplotlib.figure.Figure, *, alt: str, caption: str, name: str
-) -> Figure:
+def figure(fig: MplFigure, *, alt: str, caption: str, name: str) -> Figure:
     """A matplotlib figure as the book's :class:`Figure`; it is closed."""
     pdf = _saved(fig, "pdf", name, transparent=True)
     png = _saved(fig, "png", name, dpi=192)
@@ -271,7 +276,7 @@ def figure(
 
 
 def show(
-    fig: matplotlib.figure.Figure | Figure,
+    fig: MplFigure | Figure,
     *,
     alt: str = "",
     caption: str = "",
@@ -483,9 +488,7 @@ def _latex(text: str) -> str:
 # -------------------------------------------------------------- diagrams
 
 
-def canvas(
-    height: float, width: float = WIDTH
-) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+def canvas(height: float, width: float = WIDTH) -> tuple[MplFigure, Axes]:
     """An empty sheet for a diagram, measured in inches from bottom left."""
     fig = plt.figure(figsize=(width, height))
     fig.set_layout_engine("none")
@@ -496,7 +499,7 @@ def canvas(
 
 
 def box(
-    ax: matplotlib.axes.Axes,
+    ax: Axes,
     x: float,
     y: float,
     w: float,
@@ -505,7 +508,6 @@ def box(
     *,
     color: str = INK,
     filled: bool = False,
-    text_color: str | None = None,
     size: float = TEXT_SIZE,
     rounding: float = 0.05,
 ) -> FancyBboxPatch:
@@ -514,38 +516,28 @@ def box(
     ``filled`` paints it in ``color`` and sets the label in the paper's.
     """
     style = f"round,pad=0,rounding_size={rounding}"
-    common = dict(boxstyle=style, linewidth=0.9, edgecolor=color)
-    if filled:
-        patch = FancyBboxPatch((x, y), w, h, facecolor=color, **common)
-    else:
-        tint = FancyBboxPatch(
-            (x, y),
-            w,
-            h,
-            boxstyle=style,
-            linewidth=0,
-            facecolor=color,
-            alpha=0.10,
+    if not filled:  # a tint that works on either theme's paper
+        ax.add_patch(
+            FancyBboxPatch((x, y), w, h, style, fc=color, alpha=0.1, lw=0)
         )
-        ax.add_patch(tint)
-        patch = FancyBboxPatch((x, y), w, h, facecolor="none", **common)
+    fill = color if filled else "none"
+    patch = FancyBboxPatch((x, y), w, h, style, fc=fill, ec=color, lw=0.9)
     ax.add_patch(patch)
-    ink = text_color or (PAPER if filled else INK)
     ax.text(
         x + w / 2,
-        y + h / 2,
+        y + h / 2 + 0.01,  # the eye centres on the small letters
         label,
         ha="center",
-        va="center",
-        color=ink,
+        va="center" if "\n" in label else "center_baseline",
+        color=PAPER if filled else INK,
         size=size,
-        linespacing=1.25,
+        linespacing=1.1,
     )
     return patch
 
 
 def arrow(
-    ax: matplotlib.axes.Axes,
+    ax: Axes,
     start: tuple[float, float],
     end: tuple[float, float],
     label: str = "",
@@ -553,44 +545,50 @@ def arrow(
     color: str = MUTED,
     bend: float = 0.0,
     width: float = 0.9,
-    size: float = TEXT_SIZE - 1,
     offset: tuple[float, float] | None = None,
 ) -> FancyArrowPatch:
     """An arrow from ``start`` to ``end`` with a label (a shape, say).
 
-    The label stands beside the middle: above a level arrow, to the right of
-    a steep one, or at ``offset`` from it.
+    The label stands above the middle of a level arrow, to the right of a
+    steep one, or ``offset`` inches from the middle.
     """
     patch = FancyArrowPatch(
         start,
         end,
         arrowstyle="-|>,head_length=3.2,head_width=1.7",
-        linewidth=width,
-        color=color,
-        shrinkA=0,
-        shrinkB=0,
         connectionstyle=f"arc3,rad={bend}",
         mutation_scale=1,
         joinstyle="miter",
+        shrinkA=0,
+        shrinkB=0,
+        linewidth=width,
+        color=color,
     )
     ax.add_patch(patch)
     if label:
-        level = abs(end[0] - start[0]) >= abs(end[1] - start[1])
-        dx, dy = offset or ((0.0, 0.05) if level else (0.06, 0.0))
-        ax.text(
-            (start[0] + end[0]) / 2 + dx,
-            (start[1] + end[1]) / 2 + dy,
-            label,
-            size=size,
-            color=MUTED,
-            ha="center" if level and not offset else "left",
-            va="bottom" if level and not offset else "center",
-        )
+        _arrow_label(ax, start, end, label, offset)
     return patch
 
 
+def _arrow_label(
+    ax: Axes, start: Any, end: Any, label: str, offset: Any
+) -> None:
+    level = abs(end[0] - start[0]) >= abs(end[1] - start[1])
+    above = level and not offset
+    dx, dy = offset or ((0.0, 0.05) if level else (0.06, 0.0))
+    ax.text(
+        (start[0] + end[0]) / 2 + dx,
+        (start[1] + end[1]) / 2 + dy,
+        label,
+        size=TEXT_SIZE - 1,
+        color=MUTED,
+        ha="center" if above else "left",
+        va="bottom" if above else "center",
+    )
+
+
 def token_strip(
-    ax: matplotlib.axes.Axes,
+    ax: Axes,
     x: float,
     y: float,
     tokens: Sequence[str],
@@ -603,37 +601,21 @@ def token_strip(
 ) -> list[tuple[float, float]]:
     """Tokens as a row of boxes within ``width``; returns their middles.
 
-    A leading space is drawn as a low bracket. ``lit`` tokens are filled;
-    ``numbers`` (ids or positions) stand beneath.
+    ``lit`` tokens are filled; ``numbers`` (ids, positions) stand beneath.
     """
     gap = 0.04
     w = (width - gap * (len(tokens) - 1)) / len(tokens)
+    look = {"color": color, "size": TEXT_SIZE - 0.5, "rounding": 0.03}
+    below = {"ha": "center", "va": "top", "color": MUTED}
     middles = []
     for i, token in enumerate(tokens):
         left = x + i * (w + gap)
-        box(
-            ax,
-            left,
-            y,
-            w,
-            height,
-            token_text(token),
-            color=color,
-            filled=i in lit,
-            size=TEXT_SIZE - 0.5,
-            rounding=0.03,
-        )
+        text = token_text(token)
+        box(ax, left, y, w, height, text, filled=i in lit, **look)
         middles.append((left + w / 2, y + height / 2))
         if numbers is not None:
-            ax.text(
-                left + w / 2,
-                y - 0.05,
-                str(numbers[i]),
-                ha="center",
-                va="top",
-                color=MUTED,
-                size=TEXT_SIZE - 1.5,
-            )
+            where = (left + w / 2, y - 0.05)
+            ax.text(*where, str(numbers[i]), size=TEXT_SIZE - 1.5, **below)
     return middles
 
 
@@ -648,7 +630,7 @@ def token_text(token: str) -> str:
 
 
 def heatmap(
-    ax: matplotlib.axes.Axes,
+    ax: Axes,
     matrix: Any,
     rows: Sequence[str] | None = None,
     cols: Sequence[str] | None = None,
@@ -659,13 +641,13 @@ def heatmap(
     vmin: float | None = 0.0,
     vmax: float | None = None,
     size: float = TEXT_SIZE - 1,
-) -> matplotlib.collections.QuadMesh:
-    """A matrix as cells, each with its value; hatched where not looked at.
+) -> QuadMesh:
+    """A matrix as cells, each with its value; hatched where masked.
 
     Args:
         matrix: (rows, columns) of numbers.
         mask: True where a cell counts (as ``causal_mask`` gives it); the
-            others are hatched.
+            others are hatched, and so are infinities and NaN.
         vmin, vmax: the ends of the scale; None takes the matrix's own.
     """
     data = np.asarray(matrix, dtype=float)
@@ -674,42 +656,37 @@ def heatmap(
         keep &= np.asarray(mask, dtype=bool)
     low = data[keep].min() if vmin is None else vmin
     high = data[keep].max() if vmax is None else vmax
-    mesh = ax.pcolormesh(
-        np.ma.array(data, mask=~keep),
-        cmap=SEQUENTIAL,
-        vmin=low,
-        vmax=high,
-        edgecolor=PAPER,
-        linewidth=0.8,
-        rasterized=False,
-    )
-    for i, j in zip(*np.nonzero(~keep), strict=True):
-        ax.add_patch(
-            Rectangle(
-                (j, i),
-                1,
-                1,
-                facecolor="none",
-                edgecolor=FAINT,
-                hatch="////",
-                linewidth=0,
-            )
-        )
+    look = {"cmap": SEQUENTIAL, "edgecolor": PAPER, "linewidth": 0.8}
+    shown = np.ma.array(data, mask=~keep)
+    mesh = ax.pcolormesh(shown, vmin=low, vmax=high, **look)
+    _hatch(ax, ~keep)
     _label_cells(ax, rows, cols, data.shape)
-    for i, j in zip(
-        *np.nonzero(keep if values else keep & False), strict=True
-    ):
-        share = (data[i, j] - low) / ((high - low) or 1)
-        ax.text(
-            j + 0.5,
-            i + 0.5,
-            format.format(data[i, j]),
-            ha="center",
-            va="center",
-            size=size,
-            color=cell_text_color(share),
-        )
+    if values:
+        shares = (data - low) / ((high - low) or 1)
+        _write_values(ax, data, shares, keep, format, size)
     return mesh
+
+
+def _hatch(ax: Axes, cells: np.ndarray) -> None:
+    for i, j in np.argwhere(cells):
+        ax.add_patch(
+            Rectangle((j, i), 1, 1, fc="none", ec=FAINT, hatch="////", lw=0)
+        )
+
+
+def _write_values(
+    ax: Axes,
+    data: np.ndarray,
+    shares: np.ndarray,
+    keep: np.ndarray,
+    format: str,
+    size: float,
+) -> None:
+    middle = {"ha": "center", "va": "center_baseline", "size": size}
+    for i, j in np.argwhere(keep):
+        color = cell_text_color(shares[i, j])
+        text = format.format(data[i, j])
+        ax.text(j + 0.5, i + 0.5, text, color=color, **middle)
 
 
 def cell_text_color(share: float) -> str:
@@ -746,9 +723,7 @@ def _label_cells(
         )
 
 
-def label_lines(
-    ax: matplotlib.axes.Axes, gap: float = 4, min_space: float = 10
-) -> None:
+def label_lines(ax: Axes, gap: float = 4, min_space: float = 10) -> None:
     """Write each line's label at its right end, in its own colour.
 
     Labels that would collide are moved apart by ``min_space`` points.
@@ -787,7 +762,7 @@ STAGE_NAMES = (
     "Data",
     "Architecture",
     "Pretraining",
-    "Evaluation\n& alignment",
+    "Evaluation,\n    alignment",
 )
 MAP = (
     ("use case",),
@@ -798,56 +773,44 @@ MAP = (
 )
 
 
-def book_map(
-    lit: str | int | Sequence[str] = (),
-) -> matplotlib.figure.Figure:
+def book_map(lit: str | int | Sequence[str] = ()) -> MplFigure:
     """The book's map: five stages, their parts, the current part lit.
 
     ``lit`` is a part ("attention"), several, or a stage's number (1 to 5).
     Give the result to :func:`show`.
     """
     lit = _lit_parts(lit)
-    fig, ax = canvas(1.86)
-    gap, w, h, top = 0.14, (WIDTH - 0.02 - 4 * 0.14) / 5, 0.27, 1.14
+    fig, ax = canvas(1.72)
+    gap, h, rise, top = 0.14, 0.27, 0.46, 0.94
+    w = (WIDTH - 0.02 - 4 * gap) / 5
     last = None
     for s, parts in enumerate(MAP):
         x = 0.01 + s * (w + gap)
-        on = any(part in lit for part in parts)
-        ax.add_patch(
-            Rectangle(
-                (x, 1.52), w, 0.03, facecolor=STAGES[s], edgecolor="none"
-            )
-        )
-        ax.text(
-            x,
-            1.60,
-            f"{s + 1}  {STAGE_NAMES[s]}",
-            va="bottom",
-            color=STAGES[s],
-            weight="bold" if on else "normal",
-            linespacing=1.1,
-            size=TEXT_SIZE - 0.5,
-        )
+        _stage_title(ax, s, x, w, any(part in lit for part in parts))
         for p, part in enumerate(parts):
-            y = top - p * 0.46
-            box(
-                ax,
-                x,
-                y,
-                w,
-                h,
-                part,
-                color=STAGES[s],
-                filled=part in lit,
-                size=TEXT_SIZE,
-            )
-            here = (x + w / 2, y + h)
+            y = top - p * rise
+            box(ax, x, y, w, h, part, color=STAGES[s], filled=part in lit)
             if p:
-                arrow(ax, (x + w / 2, y + 0.46), here)
+                arrow(ax, (x + w / 2, y + rise), (x + w / 2, y + h))
             elif last:
                 _elbow(ax, last, (x, y + h / 2))
             last = (x + w, y + h / 2)
     return fig
+
+
+def _stage_title(ax: Axes, s: int, x: float, w: float, on: bool) -> None:
+    color = STAGES[s]
+    ax.add_patch(Rectangle((x, 1.32), w, 0.03, fc=color, ec="none"))
+    ax.text(
+        x,
+        1.40,
+        f"{s + 1}  {STAGE_NAMES[s]}",
+        va="baseline",
+        color=color,
+        weight="bold" if on else "normal",
+        size=TEXT_SIZE - 0.5,
+        linespacing=0.9,
+    )
 
 
 def _lit_parts(lit: str | int | Sequence[str]) -> set[str]:
