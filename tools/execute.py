@@ -190,6 +190,7 @@ def execute(path: Path, notebook: nbformat.NotebookNode) -> dict:
         kernel_name="python3",
         coalesce_streams=True,
         record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_start=starts,
         on_cell_executed=ends,
