@@ -1,0 +1,21 @@
+"""Where text comes from, and how it becomes batches of token ids."""
+
+from .batches import Batches
+from .documents import (
+    RUNNING_SENTENCE,
+    Corpus,
+    Document,
+    floor_per_token,
+    load_corpus,
+)
+from .shards import TokenShard
+
+__all__ = [
+    "RUNNING_SENTENCE",
+    "Batches",
+    "Corpus",
+    "Document",
+    "TokenShard",
+    "floor_per_token",
+    "load_corpus",
+]

@@ -1,0 +1,66 @@
+"""The world of Lull: a small language whose entropy is known exactly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from .engine import (
+    Grammar,
+    Option,
+    ReadError,
+    Rule,
+    Written,
+    at_random,
+    enumerate_documents,
+    read,
+    write,
+)
+from .facts import RULES as FACT_RULES
+from .facts import tell_fact
+from .tales import RULES as TALE_RULES
+from .tales import tell_story
+
+__all__ = [
+    "LULL",
+    "Grammar",
+    "Option",
+    "ReadError",
+    "Rule",
+    "Written",
+    "document",
+    "documents",
+    "enumerate_documents",
+    "read",
+    "write",
+]
+
+STORY_SHARE = 0.85  # of documents; a fact is a third as long as a story
+
+LULL = Grammar(
+    rules={**TALE_RULES, **FACT_RULES},
+    kinds=(
+        ("story", STORY_SHARE, tell_story),
+        ("fact", 1 - STORY_SHARE, tell_fact),
+    ),
+)
+
+
+def document(
+    index: int, seed: int | str = 0, grammar: Grammar = LULL
+) -> Written:
+    """Document number ``index`` of the endless corpus of ``seed``.
+
+    >>> document(3).text == document(3).text
+    True
+    """
+    source = random.Random(f"{seed}/{index}")
+    return write(grammar, at_random(source))
+
+
+def documents(
+    count: int, seed: int = 0, grammar: Grammar = LULL
+) -> Iterator[Written]:
+    """The first ``count`` documents of the corpus of ``seed``."""
+    for index in range(count):
+        yield document(index, seed, grammar)

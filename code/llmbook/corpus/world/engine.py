@@ -1,0 +1,376 @@
+"""Grammars that can be written, read back, and counted out to the end.
+
+A rule is a weighted list of templates. In a template ``{kite}`` copies a
+word from the scene, ``<rule>`` draws from a rule, and ``<key=rule>`` draws
+and keeps what was drawn in the scene under ``key``. A story is a Python
+function that calls :meth:`Page.say` with the names of rules, so that its
+plot is ordinary code; three kinds of page run the same function:
+
+- :class:`Writer` draws each choice at random and adds up its log-probability,
+- :class:`Reader` is given the finished text and finds the choices again,
+- :func:`enumerate_documents` takes every choice in turn.
+
+Writing is one-to-one because a choice puts its own words on the page at
+once, and at that place no other option of the rule would fit the text.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+_PIECE = re.compile(r"\{([\w.]+)\}|<(?:([\w.]+)=)?([\w.]+)>")
+
+Choice = tuple[str, int]  # a rule's name, and which of its options
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a template that copies ``key`` from the scene."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A place in a template that draws ``rule`` and may keep it as ``key``."""
+
+    rule: str
+    key: str | None
+
+
+def compile_template(template: str) -> tuple[str | Slot | Draw, ...]:
+    """Split a template into words, slots and draws.
+
+    >>> compile_template("{A} lost a <thing=toy>.")
+    (Slot(key='A'), ' lost a ', Draw(rule='toy', key='thing'), '.')
+    """
+    pieces: list[str | Slot | Draw] = []
+    end = 0
+    for found in _PIECE.finditer(template):
+        if found.start() > end:
+            pieces.append(template[end : found.start()])
+        slot, key, rule = found.groups()
+        pieces.append(Slot(slot) if slot else Draw(rule, key))
+        end = found.end()
+    if end < len(template):
+        pieces.append(template[end:])
+    return tuple(pieces)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to go on: its weight, its template, and what it brings along.
+
+    Args:
+        template: the text, with slots and draws.
+        weight: how often it is drawn, relative to its neighbours.
+        tag: what :meth:`Page.say` returns, for the plot to act on.
+        sets: kept in the scene as ``key.name`` where a draw has a key.
+    """
+
+    template: str
+    weight: float = 1.0
+    tag: Any = None
+    sets: Mapping[str, str] = field(default_factory=dict)
+
+
+class Rule:
+    """A named, weighted choice among options.
+
+    Raises:
+        ValueError: no options, a weight that is not positive, or a template
+            that stands there twice.
+    """
+
+    def __init__(self, name: str, options: Sequence[Option | str]) -> None:
+        self.name = name
+        self.options = tuple(
+            Option(option) if isinstance(option, str) else option
+            for option in options
+        )
+        weights = [option.weight for option in self.options]
+        if not weights or min(weights) <= 0:
+            raise ValueError(
+                f"rule {name!r} has weights {weights}; expected at least one "
+                "option and positive weights. Leave out what never happens."
+            )
+        templates = [option.template for option in self.options]
+        if len(set(templates)) < len(templates):
+            raise ValueError(
+                f"rule {name!r} has a template twice, so that two choices "
+                "would give one text. Add their weights instead."
+            )
+        self.total = math.fsum(weights)
+        self.cumulative = list(accumulate(weights))
+        self.logs = [math.log(w / self.total) for w in weights]
+        self.pieces = [compile_template(t) for t in templates]
+
+    def without(self, *texts: str) -> Rule:
+        """The same rule with the options of these templates left out."""
+        kept = [o for o in self.options if o.template not in texts]
+        return Rule(f"{self.name}-{'-'.join(texts)}", kept)
+
+
+Rules = Mapping[str, "Rule | Callable[[dict[str, str]], Rule]"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Rules, and the kinds of document that are told with them.
+
+    Args:
+        rules: by name; a function of the scene gives the rule that fits it.
+        kinds: name of a kind, its share of documents, its function.
+    """
+
+    rules: Rules
+    kinds: tuple[tuple[str, float, Callable[[Page], None]], ...]
+
+    def resolve(self, name: str, scene: dict[str, str]) -> Rule:
+        """The rule of that name, in this scene."""
+        rule = self.rules[name]
+        return rule if isinstance(rule, Rule) else rule(scene)
+
+    @cached_property
+    def kind_rule(self) -> Rule:
+        """The choice that begins every document: of which kind it is."""
+        options = [Option(name, share) for name, share, _ in self.kinds]
+        return Rule("kind", options)
+
+
+class Page:
+    """What a story writes on: a scene, and the choices made so far."""
+
+    def __init__(self, grammar: Grammar) -> None:
+        self.grammar = grammar
+        self.scene: dict[str, str] = {}
+        self.choices: list[Choice] = []
+        self.logprob = 0.0
+
+    def say(self, name: str) -> Any:
+        """Put one drawn option of a rule on the page; return its tag."""
+        raise NotImplementedError
+
+    def put(self, template: str) -> None:
+        """Put a text on the page in which nothing is left to choose."""
+        raise NotImplementedError
+
+    def keep(self, key: str, text: str, option: Option) -> None:
+        """Remember in the scene what was drawn."""
+        self.scene[key] = text
+        for name, value in option.sets.items():
+            self.scene[f"{key}.{name}"] = value
+
+
+class Writer(Page):
+    """A page that is written by drawing; ``pick`` decides every choice."""
+
+    def __init__(self, grammar: Grammar, pick: Callable[[Rule], int]) -> None:
+        super().__init__(grammar)
+        self.pick = pick
+        self.written: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """What stands on the page."""
+        return "".join(self.written)
+
+    def say(self, name: str) -> Any:
+        """Draw an option, write it, return its tag."""
+        return self._draw(name).tag
+
+    def put(self, template: str) -> None:
+        """Write a text without choices."""
+        self._write(compile_template(template))
+
+    def _draw(self, name: str) -> Option:
+        rule = self.grammar.resolve(name, self.scene)
+        index = self.pick(rule)
+        self.choices.append((rule.name, index))
+        self.logprob += rule.logs[index]
+        self._write(rule.pieces[index])
+        return rule.options[index]
+
+    def _write(self, pieces: tuple[str | Slot | Draw, ...]) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self.written.append(piece)
+            elif isinstance(piece, Slot):
+                self.written.append(self.scene[piece.key])
+            else:
+                start = len(self.written)
+                option = self._draw(piece.rule)
+                if piece.key:
+                    text = "".join(self.written[start:])
+                    self.keep(piece.key, text, option)
+
+
+def at_random(source: random.Random) -> Callable[[Rule], int]:
+    """A ``pick`` that follows the weights."""
+
+    def pick(rule: Rule) -> int:
+        point = source.random() * rule.total
+        index = bisect_right(rule.cumulative, point)
+        return min(index, len(rule.options) - 1)  # rounding at the very end
+
+    return pick
+
+
+class ReadError(ValueError):
+    """A text that the grammar cannot have written, or not in one way."""
+
+
+class Reader(Page):
+    """A page that is already written: reading finds the choices again.
+
+    Every option is held against the text where the reader stands. Exactly
+    one must fit; none means that the grammar did not write this text, and
+    two that it could have written it in two ways.
+    """
+
+    def __init__(self, grammar: Grammar, text: str) -> None:
+        super().__init__(grammar)
+        self.text = text
+        self.place = 0
+
+    def say(self, name: str) -> Any:
+        """Find which option stands here; return its tag."""
+        found = list(self._options(name, None, self.place))
+        if len(found) != 1:
+            here = self.text[self.place : self.place + 60]
+            raise ReadError(
+                f"{len(found)} options of rule {name!r} fit the text at "
+                f"character {self.place}, {here!r}; expected exactly one."
+            )
+        self.place, choices, logprob, kept, tag = found[0]
+        self.choices += choices
+        self.logprob += logprob
+        self.scene.update(kept)
+        return tag
+
+    def put(self, template: str) -> None:
+        """Check that a text without choices stands here."""
+        found = list(self._match(compile_template(template), self.place))
+        if not found:
+            here = self.text[self.place : self.place + 60]
+            raise ReadError(f"expected {template!r}, found {here!r}.")
+        self.place = found[0][0]
+
+    def _options(self, name: str, key: str | None, place: int) -> Iterator:
+        rule = self.grammar.resolve(name, self.scene)
+        for index, pieces in enumerate(rule.pieces):
+            first = pieces[0] if pieces else ""
+            if isinstance(first, str) and not self.text.startswith(
+                first, place
+            ):
+                continue
+            option = rule.options[index]
+            mine = ((rule.name, index),)
+            for end, choices, logprob, kept in self._match(pieces, place):
+                if key:
+                    kept = {**kept, key: self.text[place:end]}
+                    for part, value in option.sets.items():
+                        kept[f"{key}.{part}"] = value
+                cost = rule.logs[index] + logprob
+                yield end, mine + choices, cost, kept, option.tag
+
+    def _match(
+        self, pieces: tuple[str | Slot | Draw, ...], place: int
+    ) -> Iterator:
+        """All ways to read ``pieces`` at ``place``, as Writer writes them."""
+        for at, piece in enumerate(pieces):
+            if isinstance(piece, Draw):
+                yield from self._branch(piece, pieces[at + 1 :], place)
+                return
+            word = piece if isinstance(piece, str) else self.scene[piece.key]
+            if not self.text.startswith(word, place):
+                return
+            place += len(word)
+        yield place, (), 0.0, {}
+
+    def _branch(self, draw: Draw, rest: tuple, place: int) -> Iterator:
+        before = self.scene
+        for end, choices, cost, kept, _ in self._options(
+            draw.rule, draw.key, place
+        ):
+            self.scene = {**before, **kept} if kept else before
+            for last, more, extra, also in self._match(rest, end):
+                yield last, choices + more, cost + extra, {**kept, **also}
+        self.scene = before
+
+
+@dataclass(frozen=True)
+class Written:
+    """A document, the choices that made it, and its log-probability."""
+
+    text: str
+    kind: str
+    choices: tuple[Choice, ...]
+    logprob: float
+
+
+def write(grammar: Grammar, pick: Callable[[Rule], int]) -> Written:
+    """Write one document: draw its kind, then tell it."""
+    page = Writer(grammar, pick)
+    index = pick(grammar.kind_rule)
+    name, _, tell = grammar.kinds[index]
+    tell(page)
+    logprob = grammar.kind_rule.logs[index] + page.logprob
+    choices = (("kind", index), *page.choices)
+    return Written(page.text, name, choices, logprob)
+
+
+def read(grammar: Grammar, text: str) -> Written:
+    """Find the choices that wrote ``text``.
+
+    Raises:
+        ReadError: no document of the grammar reads so.
+    """
+    found, reasons = [], []
+    for index, (name, _, tell) in enumerate(grammar.kinds):
+        page = Reader(grammar, text)
+        try:
+            tell(page)
+            if page.place < len(text):
+                rest = text[page.place : page.place + 60]
+                raise ReadError(f"the text goes on after its end: {rest!r}.")
+        except ReadError as error:
+            reasons.append(f"as a {name}: {error}")
+            continue
+        logprob = grammar.kind_rule.logs[index] + page.logprob
+        choices = (("kind", index), *page.choices)
+        found.append(Written(text, name, choices, logprob))
+    if len(found) != 1:
+        raise ReadError(
+            f"the text can be read in {len(found)} ways, expected one; "
+            + "; ".join(reasons)
+        )
+    return found[0]
+
+
+def enumerate_documents(grammar: Grammar) -> Iterator[Written]:
+    """Every document of a (small!) grammar, each choice taken in turn."""
+    tape: list[int] = []
+    while True:
+        sizes: list[int] = []
+
+        def pick(rule: Rule) -> int:
+            if len(sizes) == len(tape):  # noqa: B023
+                tape.append(0)
+            sizes.append(len(rule.options))  # noqa: B023
+            return tape[len(sizes) - 1]  # noqa: B023
+
+        yield write(grammar, pick)
+        while tape and tape[-1] == sizes[len(tape) - 1] - 1:
+            tape.pop()
+        if not tape:
+            return
+        tape[-1] += 1
