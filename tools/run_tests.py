@@ -32,7 +32,6 @@ def main() -> int:
     """Run pytest; return its exit status."""
     environment = os.environ | {
         "LLMBOOK_BUDGET": os.environ.get("LLMBOOK_BUDGET", "smoke"),
-        "MPLBACKEND": os.environ.get("MPLBACKEND", "agg"),
     }
     words = command(sys.argv[1:])
     return subprocess.run(words, cwd=ROOT, env=environment).returncode
