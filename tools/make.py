@@ -10,6 +10,7 @@ python tools/make.py TARGET
   serve    show the built site at http://localhost:8000 (PORT=...)
   lab      open the chapters in JupyterLab
   test     build what is missing, then run every test
+  unit     the tests that need neither the site nor the PDF
   clean    remove what was built (.venv and node_modules stay)
   help     this text
 """
@@ -141,6 +142,14 @@ def test() -> None:
     tool("tools.run_tests", env=environment)
 
 
+def unit() -> None:
+    """``make unit``."""
+    setup_env.setup()
+    left_out = "not site and not pdf and not browser"
+    environment = os.environ | {"LLMBOOK_BUDGET": "smoke"}
+    tool("pytest", "-q", "-m", left_out, env=environment)
+
+
 def clean() -> None:
     """``make clean``."""
     shutil.rmtree(BUILD, ignore_errors=True)
@@ -159,6 +168,7 @@ def main() -> int:
         "serve": serve,
         "lab": lab,
         "test": test,
+        "unit": unit,
         "clean": clean,
     }
     name = sys.argv[1] if len(sys.argv) == 2 else "help"
