@@ -1,0 +1,7 @@
+"""Interactive figures: in a notebook, in the built page, and in print."""
+
+from llmbook.widgets.attention import AttentionExplorer
+from llmbook.widgets.sampling import SamplingExplorer
+from llmbook.widgets.tokens import visible
+
+__all__ = ["AttentionExplorer", "SamplingExplorer", "visible"]

@@ -1,0 +1,1 @@
+mountAll(KIND, DRAW);
