@@ -11,7 +11,8 @@ plot is ordinary code; three kinds of page run the same function:
 - :func:`enumerate_documents` takes every choice in turn.
 
 Writing is one-to-one because a choice puts its own words on the page at
-once, and at that place no other option of the rule would fit the text.
+once, and at that place no other option of the rule would fit the text. An
+empty option is chosen where none of the others fits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import random
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -74,12 +75,14 @@ class Option:
         weight: how often it is drawn, relative to its neighbours.
         tag: what :meth:`Page.say` returns, for the plot to act on.
         sets: kept in the scene as ``key.name`` where a draw has a key.
+        needs: the option stands only where the scene has this key.
     """
 
     template: str
     weight: float = 1.0
     tag: Any = None
     sets: Mapping[str, str] = field(default_factory=dict)
+    needs: str | None = None
 
 
 class Rule:
@@ -113,10 +116,26 @@ class Rule:
         self.logs = [math.log(w / self.total) for w in weights]
         self.pieces = [compile_template(t) for t in templates]
 
-    def without(self, *texts: str) -> Rule:
-        """The same rule with the options of these templates left out."""
-        kept = [o for o in self.options if o.template not in texts]
-        return Rule(f"{self.name}-{'-'.join(texts)}", kept)
+        self.needs = sorted({o.needs for o in self.options if o.needs})
+        self._fitting: dict[tuple[bool, ...], Rule] = {}
+
+    def fitting(self, scene: Mapping[str, str]) -> Rule:
+        """The rule with only the options that this scene allows."""
+        if not self.needs:
+            return self
+        met = tuple(key in scene for key in self.needs)
+        if met not in self._fitting:
+            kept = [
+                replace(option, needs=None)
+                for option in self.options
+                if not option.needs or option.needs in scene
+            ]
+            known = [
+                k for k, is_met in zip(self.needs, met, strict=True) if is_met
+            ]
+            name = f"{self.name}[{','.join(known)}]"
+            self._fitting[met] = Rule(name, kept)
+        return self._fitting[met]
 
 
 Rules = Mapping[str, "Rule | Callable[[dict[str, str]], Rule]"]
@@ -137,7 +156,9 @@ class Grammar:
     def resolve(self, name: str, scene: dict[str, str]) -> Rule:
         """The rule of that name, in this scene."""
         rule = self.rules[name]
-        return rule if isinstance(rule, Rule) else rule(scene)
+        if not isinstance(rule, Rule):
+            rule = rule(scene)
+        return rule.fitting(scene)
 
     @cached_property
     def kind_rule(self) -> Rule:
@@ -155,13 +176,23 @@ class Page:
         self.choices: list[Choice] = []
         self.logprob = 0.0
 
-    def say(self, name: str) -> Any:
-        """Put one drawn option of a rule on the page; return its tag."""
+    def say(self, name: str, before: str = "") -> Any:
+        """Put one drawn option of a rule on the page; return its tag.
+
+        ``before`` parts it from what stands there already. An option with
+        an empty template leaves the page as it is, ``before`` included.
+        """
         raise NotImplementedError
 
     def put(self, template: str) -> None:
         """Put a text on the page in which nothing is left to choose."""
         raise NotImplementedError
+
+    def call(self, new: str, old: str) -> None:
+        """Let ``new`` stand for what the scene knows as ``old``."""
+        for key, value in list(self.scene.items()):
+            if key == old or key.startswith(f"{old}."):
+                self.scene[new + key[len(old) :]] = value
 
     def keep(self, key: str, text: str, option: Option) -> None:
         """Remember in the scene what was drawn."""
@@ -183,19 +214,21 @@ class Writer(Page):
         """What stands on the page."""
         return "".join(self.written)
 
-    def say(self, name: str) -> Any:
+    def say(self, name: str, before: str = "") -> Any:
         """Draw an option, write it, return its tag."""
-        return self._draw(name).tag
+        return self._draw(name, before).tag
 
     def put(self, template: str) -> None:
         """Write a text without choices."""
         self._write(compile_template(template))
 
-    def _draw(self, name: str) -> Option:
+    def _draw(self, name: str, before: str = "") -> Option:
         rule = self.grammar.resolve(name, self.scene)
         index = self.pick(rule)
         self.choices.append((rule.name, index))
         self.logprob += rule.logs[index]
+        if before and rule.pieces[index]:
+            self.written.append(before)
         self._write(rule.pieces[index])
         return rule.options[index]
 
@@ -241,9 +274,14 @@ class Reader(Page):
         self.text = text
         self.place = 0
 
-    def say(self, name: str) -> Any:
+    def say(self, name: str, before: str = "") -> Any:
         """Find which option stands here; return its tag."""
-        found = list(self._options(name, None, self.place))
+        found = []
+        if self.text.startswith(before, self.place):
+            start = self.place + len(before)
+            found = list(self._options(name, None, start))
+        if not found:  # only then was nothing written
+            found = self._silent(name)
         if len(found) != 1:
             here = self.text[self.place : self.place + 60]
             raise ReadError(
@@ -256,6 +294,14 @@ class Reader(Page):
         self.scene.update(kept)
         return tag
 
+    def _silent(self, name: str) -> list:
+        rule = self.grammar.resolve(name, self.scene)
+        return [
+            (self.place, ((rule.name, i),), rule.logs[i], {}, option.tag)
+            for i, option in enumerate(rule.options)
+            if not option.template
+        ]
+
     def put(self, template: str) -> None:
         """Check that a text without choices stands here."""
         found = list(self._match(compile_template(template), self.place))
@@ -267,7 +313,9 @@ class Reader(Page):
     def _options(self, name: str, key: str | None, place: int) -> Iterator:
         rule = self.grammar.resolve(name, self.scene)
         for index, pieces in enumerate(rule.pieces):
-            first = pieces[0] if pieces else ""
+            if not pieces:
+                continue
+            first = pieces[0]
             if isinstance(first, str) and not self.text.startswith(
                 first, place
             ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from . import lexicon
 from .engine import Option, Page, Rule
 
 STATED = {
@@ -18,9 +17,9 @@ STATED = {
             "In {A.home} there is always a light, and that is {A}.",
         ),
         "pet": (
-            "{A.He} shares {A.his} supper with {A.pet}.",
-            "Where {A} is, {A.pet} cannot be far.",
-            "{A.His} best friend is {A.pet}.",
+            "{A.He} shares {A.his} supper with {A.his} {A.pet}.",
+            "Where {A} is, {A.his} {A.pet} cannot be far.",
+            "{A.His} best friend is {A.his} {A.pet}.",
         ),
         "fears": (
             "The only thing that {A} fears is {A.fears}.",
@@ -66,7 +65,7 @@ OPENINGS = {
         "You need a <thing=tool> for it.",
         "All it takes is a <thing=tool> and a little patience.",
         "Most people use a <thing=tool>.",
-        "With a <thing=tool> it can be done in one <hour>.",
+        "With a <thing=tool> it can be done in one <hour=hour>.",
     ],
     "place-for": [
         "The right place is {wish.at}.",
@@ -77,9 +76,9 @@ OPENINGS = {
     "close": [
         "That is all there is to know.",
         "The rest is gossip.",
-        "So says the <beast>, at least.",
+        "So says the <beast=beast>, at least.",
         "It has always been so.",
-        "Even the <beast> knows that.",
+        "Even the <beast=beast> knows that.",
     ],
 }
 _FEWEST = 2  # facts in a document about a person or a place
@@ -137,7 +136,6 @@ def tell_fact(page: Page) -> None:
 
 
 RULES = {
-    "place": Rule("place", [lexicon.place(p) for p in lexicon.PLACES]),
     "next-fact": _next_fact,
     **{name: Rule(name, options) for name, options in OPENINGS.items()},
 }

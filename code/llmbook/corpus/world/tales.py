@@ -2,45 +2,18 @@
 
 Each rule is one step of a story, told in several ways. :func:`tell_story`
 says which step follows which; the scene keeps who is who (``A`` has the
-wish, ``B`` or the stranger ``V`` helps), what the ``thing`` is, and in
-whose hands it lies at the end.
+wish, ``B`` or the stranger ``V`` helps, ``G`` gives, ``D`` looks on), what
+the ``thing`` is, and what was said of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import lexicon
 from .engine import Option, Page, Rule
 
-_TOOLS = {
-    " ".join(tools): Rule(
-        f"tool-{tools[0]}", [lexicon.thing(t) for t in tools]
-    )
-    for _, _, tools in lexicon.WISHES.values()
-}
-_ALL_TOOLS = [
-    tool for _, _, tools in lexicon.WISHES.values() for tool in tools
-]
-_SPARES = {
-    joined: Rule(
-        f"spare-{joined}",
-        [lexicon.thing(t) for t in _ALL_TOOLS if t not in joined.split()],
-    )
-    for joined in _TOOLS
-}
-_PARTNERS = {
-    "she": Rule(
-        "partner-she",
-        [lexicon.person(n) for n, p in lexicon.PEOPLE.items() if p[0] == "he"],
-    ),
-    "he": Rule(
-        "partner-he",
-        [
-            lexicon.person(n)
-            for n, p in lexicon.PEOPLE.items()
-            if p[0] == "she"
-        ],
-    ),
-}
+Scene = dict[str, str]
 
 
 def _tagged(tag: str, weight: float, *templates: str) -> list[Option]:
@@ -48,48 +21,134 @@ def _tagged(tag: str, weight: float, *templates: str) -> list[Option]:
     return [Option(template, share, tag) for template in templates]
 
 
-WORDS = {
-    "person": Rule("person", [lexicon.person(n) for n in lexicon.PEOPLE]),
+def _nothing(weight: float) -> Option:
+    """Leave the step out, ``weight`` times as often as one of its lines."""
+    return Option("", weight, "nothing")
+
+
+def _per_scene(
+    key: Callable[[Scene], str], make: Callable[[str], Rule]
+) -> Callable[[Scene], Rule]:
+    """A rule made once for each value of ``key``."""
+    made: dict[str, Rule] = {}
+
+    def rule(scene: Scene) -> Rule:
+        value = key(scene)
+        if value not in made:
+            made[value] = make(value)
+        return made[value]
+
+    return rule
+
+
+def _tools(joined: str) -> Rule:
+    nouns = joined.split()
+    return Rule(f"tool:{joined}", [lexicon.thing(noun) for noun in nouns])
+
+
+def _spares(joined: str) -> Rule:
+    nouns = [n for _, _, tools in lexicon.WISHES.values() for n in tools]
+    others = [n for n in nouns if n not in joined.split()]
+    return Rule(f"spare:not {joined}", [lexicon.thing(n) for n in others])
+
+
+def _partners(pronoun: str) -> Rule:
+    """Somebody of the other pronoun, so that *he* and *she* stay clear."""
+    names = [n for n, p in lexicon.PEOPLE.items() if p[0] != pronoun]
+    return Rule(f"partner:not {pronoun}", [lexicon.person(n) for n in names])
+
+
+def _people_but(joined: str) -> Rule:
+    out = joined.split()
+    names = [name for name in lexicon.PEOPLE if name not in out]
+    return Rule(f"person:not {joined}", [lexicon.person(n) for n in names])
+
+
+def _others(joined: str) -> Rule:
+    name, pronoun = joined.split()
+    names = [
+        n for n, p in lexicon.PEOPLE.items() if p[0] == pronoun and n != name
+    ]
+    return Rule(f"other:not {name}", [lexicon.person(n) for n in names])
+
+
+def _onlooker(key: str) -> Rule:
+    if key.startswith("="):  # whoever looked on before does so again
+        return Rule(f"onlooker{key}", [lexicon.person(key[1:])])
+    return _people_but(key)
+
+
+def _known(scene: Scene) -> str:
+    return " ".join(scene[k] for k in ("A", "B", "C") if k in scene)
+
+
+def _once(name: str, texts: tuple[str, ...]) -> Callable[[Scene], Rule]:
+    """Drawn at the first mention, and the same ever after in a story."""
+
+    def make(value: str) -> Rule:
+        if value:
+            return Rule(f"{name}={value}", [value])
+        return lexicon.words(name, texts)
+
+    return _per_scene(lambda scene: scene.get(name, ""), make)
+
+
+WORDS: dict[str, Rule | Callable[[Scene], Rule]] = {
+    "person": _people_but(""),
     "wish": Rule("wish", [lexicon.wish(w) for w in lexicon.WISHES]),
+    "place": Rule("place", [lexicon.place(p) for p in lexicon.PLACES]),
     "look": lexicon.words("look", lexicon.LOOKS),
-    "weather": lexicon.words("weather", lexicon.WEATHERS),
-    "hour": lexicon.words("hour", lexicon.HOURS),
+    "weather": _once("weather", lexicon.WEATHERS),
+    "hour": _once("hour", lexicon.HOURS),
+    "beast": _once("beast", lexicon.BEASTS),
+    "food": lexicon.words("food", lexicon.FOODS),
     "day": lexicon.words("day", lexicon.DAYS),
     "number": lexicon.words("number", lexicon.NUMBERS),
-    "beast": lexicon.words("beast", lexicon.BEASTS),
-    "food": lexicon.words("food", lexicon.FOODS),
     "spot": lexicon.words("spot", lexicon.SPOTS),
     "start": lexicon.words("start", lexicon.NAME_STARTS),
     "end": lexicon.words("end", lexicon.NAME_ENDS),
     "stranger": Rule("stranger", ["<start><end>"]),
-    "partner": lambda scene: _PARTNERS[scene["A.he"]],
-    "tool": lambda scene: _TOOLS[scene["wish.tools"]],
-    "spare": lambda scene: _SPARES[scene["wish.tools"]],
+    "partner": _per_scene(lambda scene: scene["A.he"], _partners),
+    "other": _per_scene(lambda s: f"{s['B']} {s['B.he']}", _others),
+    "onlooker": _per_scene(
+        lambda scene: f"={scene['D']}" if "D" in scene else _known(scene),
+        _onlooker,
+    ),
+    "tool": _per_scene(lambda scene: scene["wish.tools"], _tools),
+    "spare": _per_scene(lambda scene: scene["wish.tools"], _spares),
 }
 
 BEGINNING = {
     "opening": [
-        "On a <weather> <hour>, <A=person> sat <spot> and sighed.",
+        "On a <weather=weather> <hour=hour>, <A=person> sat <spot> and "
+        "sighed.",
         "<A=person>, who sells {A.sells}, woke up with a wish.",
-        "Nobody in Lull is as stubborn as <A=person>, and one <weather> "
-        "<hour> {A.he} proved it.",
-        "One <hour>, while the <beast> was still asleep, <A=person> got up "
-        "and put on both boots.",
-        "It was so <weather> in Lull one <hour> that <A=person> met the same "
-        "<beast> three times.",
+        "Nobody in Lull is as stubborn as <A=person>, and one "
+        "<weather=weather> <hour=hour> {A.he} proved it.",
+        "One <hour=hour>, while the <beast=beast> was still asleep, "
+        "<A=person> got up and put on both boots.",
+        "It was so <weather=weather> in Lull one <hour=hour> that <A=person> "
+        "met the same <beast=beast> three times.",
         "Every <day> <A=person> {A.habit}, but not on this one.",
         "Knock at the door of <A=person> and you will find somebody with a "
         "plan.",
         "Long before breakfast, <A=person> was walking up and down <spot>.",
-        "This happened in the year when the <beast> came to tea, and it "
-        "happened to <A=person>.",
-        "If you had looked <spot> that <hour>, you would have seen "
-        "<A=person> with {A.pet}.",
+        "This happened in the year when the <beast=beast> came to tea, and "
+        "it happened to <A=person>.",
+        "If you had looked <spot> that <hour=hour>, you would have seen "
+        "<A=person> with {A.his} {A.pet}.",
+        "<A=person> was born on a <day>, and it shows.",
+        "The <beast=beast> keeps a list of all the wishes in Lull, and the "
+        "longest of them belongs to <A=person>.",
+        "In Lull the lamps go out at nine, but <A=person> sat up in {A.home}.",
+        "Past the <P=place>, which {P.odd}, came <A=person> on a "
+        "<weather=weather> <hour=hour>.",
     ],
     "wish-told": [
         "{A.He} wanted to <wish=wish>.",
         "More than anything else, {A.he} wished to <wish=wish>.",
-        '"Before I am old," {A.he} told {A.pet}, "I am going to <wish=wish>."',
+        '"Before I am old," {A.he} told {A.his} {A.pet}, "I am going to '
+        '<wish=wish>."',
         "What {A.he} wanted was very plain: to <wish=wish>.",
         "For <number> days {A.he} had thought of nothing but how to "
         "<wish=wish>.",
@@ -97,8 +156,12 @@ BEGINNING = {
         '"It cannot be so hard to <wish=wish>," {A.he} said to nobody.',
         "Somebody had once told {A.him} that no one could <wish=wish>, and "
         "{A.he} had not slept well since.",
-        "{A.He} had promised {A.pet} to <wish=wish>, and a promise is a "
-        "promise.",
+        "{A.He} had promised {A.his} {A.pet} to <wish=wish>, and a promise "
+        "is a promise.",
+        "Other people want new shoes, but {A.he} wanted to <wish=wish>.",
+        '"One day," {A.he} had written on the kitchen wall, "I will '
+        '<wish=wish>."',
+        "It was not much to ask, only to <wish=wish> before the winter came.",
     ],
     "turn": [
         *_tagged(
@@ -110,8 +173,10 @@ BEGINNING = {
             "<look=look> one, belonged to <B=partner>.",
             "As it happened, a <look=look> <thing=tool> was gathering dust "
             "in the kitchen of <B=partner>.",
-            '"You will need a <thing=tool>," said the <beast>. "<B=partner> '
-            'keeps a <look=look> one under the bed."',
+            '"You will need a <thing=tool>," said the <beast=beast>. '
+            '"<B=partner> keeps a <look=look> one under the bed."',
+            "Without a <thing=tool> it cannot be done, and that is why {A} "
+            "thought of <B=partner>, who had a <look=look> one.",
         ),
         *_tagged(
             "lose",
@@ -124,20 +189,24 @@ BEGINNING = {
             "and set out.",
             "Under {A.his} bed lay a <look=look> <thing=tool>, and it had "
             "been waiting for years.",
+            '"What else is a <look=look> <thing=tool> for?" {A.he} asked, '
+            "and took it out of the cupboard.",
         ),
         *_tagged(
             "swap",
             0.2,
             "But all that {A.he} owned was a <spare_look=look> <spare=spare>.",
-            "That takes a <thing=tool>, and {A} had nothing but a "
+            "That takes a <tool>, and {A} had nothing but a "
             "<spare_look=look> <spare=spare>.",
             "The cupboard was empty, apart from a <spare_look=look> "
             "<spare=spare>, and that was no help.",
+            "{A} looked under the bed and found a <spare_look=look> "
+            "<spare=spare>, which was the wrong thing.",
         ),
         *_tagged(
             "visit",
             0.2,
-            "That same <hour> a stranger came over the bridge, and the "
+            "That same <hour=hour> a stranger came over the bridge, and the "
             "stranger's name was <V=stranger>.",
             "Just then somebody called <V=stranger> stepped off a train "
             "that nobody had ordered.",
@@ -145,6 +214,8 @@ BEGINNING = {
             '"and I am lost."',
             "A little boat came in with the tide, and out of it climbed "
             "one <V=stranger>, very wet.",
+            "There was a knock, and at the door stood a person named "
+            "<V=stranger>.",
         ),
     ],
 }
@@ -152,22 +223,30 @@ BEGINNING = {
 LENDING = {
     "call": [
         "So {A} ran all the way to {B.home} and rang.",
-        "{A} found {B.him} <spot>, feeding {B.pet}.",
+        "{A} found {B.him} <spot>, feeding {B.his} {B.pet}.",
         "{B} lives in {B.home}, and {A} was there before the kettle boiled.",
-        "When {A} arrived, {B} was selling {B.sells} to the <beast>.",
+        "When {A} arrived, {B} was selling {B.sells} to the <beast=beast>.",
         "It is a long way to {B.home}, but {A} walked fast and did not "
         "stop for buns.",
-        "Down the road came {B} with {B.pet}, and {A} did not wait.",
+        "Down the road came {B} with {B.his} {B.pet}, and {A} did not wait.",
+        "At {B.home} a window stood open, and in the window sat {B}.",
+        "{A} asked three people for the way, although everybody knows "
+        "{B.home}.",
     ],
     "ask": [
         '"Could you lend me {thing.the}?" asked {A}. "I would like to '
         '{wish}."',
         '"{B}, may I borrow {thing.the} for a day or two?"',
         "{A} explained about the wish, twice, with both hands.",
-        '"I need {thing.the} until <day>," said {A}, who never says good '
-        "morning first.",
+        Option(
+            '"I need {thing.the} until <due=day>," said {A}, who never says '
+            "good <hour=hour> first.",
+            2,
+        ),
         "{A} asked as nicely as anyone can who has run so far.",
         '"It is about {thing.the}," {A} began.',
+        "{A} had learned a speech by heart, but all that came out was: "
+        '"Please."',
     ],
     "answer": [
         '"Take it," said {B}, "but bring it back before the soup is cold."',
@@ -176,31 +255,62 @@ LENDING = {
         '"It has never done much for me," {B} admitted.',
         "At first {B} said no, then {B.he} said perhaps, and then {B.he} "
         "laughed.",
-        '"Mind the <beast>," was all that {B} said.',
+        '"Mind the <beast=beast>," was all that {B} said.',
         "{B} nodded, because {B.he} had once had a wish too.",
+        *_tagged(
+            "relay",
+            3,
+            '"I gave it to <C=other>," said {B}, "and I have not seen it '
+            'since."',
+            "{B} scratched {B.his} head, for {thing.the} had been with "
+            "<C=other> for <number> weeks.",
+            '"You are late," said {B}. "<C=other> came for it at noon."',
+        ),
+    ],
+    "chase": [
+        "So {A} went on to {C.home}, a little out of breath.",
+        "{A} found {C} <spot>, asleep beside {thing.the}.",
+        '"Oh, that," said {C}, who was busy with {C.sells}. "It belongs to '
+        '{B}, I suppose."',
+        "{C} opened the door with {thing.the} in one hand and a sandwich "
+        "in the other.",
+        '"{B} sent me," said {A}, and {C} understood at once.',
     ],
     "give": [
-        "{B} gave {A} {thing.the}.",
-        "{B} gave {thing.the} to {A}, and {A.he} held it with both arms.",
-        "So {A} got {thing.the} from {B}, wrapped in last week's newspaper.",
-        "And {thing.the}, which was {look} all over, went from {B} to {A}.",
-        "Then {B.he} handed {thing.the} to {A.him} and shut the door, "
+        "{G} gave {A} {thing.the}.",
+        "{G} gave {thing.the} to {A}, and {A.he} held it with both arms.",
+        "So {A} got {thing.the} from {G}, wrapped in last week's newspaper.",
+        "And {thing.the}, which was even more {look} than before, went "
+        "from {G} to {A}.",
+        "Then {G.he} handed {thing.the} to {A.him} and shut the door, "
         "smiling.",
         "{A} was given {thing.the}, and a bun besides.",
-        "{B} put {thing.the} into {A.his} hands and asked for nothing.",
+        "{G} put {thing.the} into {A.his} hands and asked for nothing.",
+        '"Catch!" cried {G}, and {A} caught {thing.the}.',
     ],
     "give-back": [
-        "The next <hour> {A} gave {thing.the} back to {B}, with a jar of "
-        "<food> on top.",
-        "{A} returned {thing.the} on <day>, as promised.",
+        "The next <hour=hour> {A} gave {thing.the} back to {B}, with a plate "
+        "of <food> on top.",
+        Option(
+            "{A} returned {thing.the} on {due}, as promised.", 2, needs="due"
+        ),
+        Option("On {due} {B} got {thing.the} back.", 2, needs="due"),
         '"Keep it," said {B}, when {A} brought {thing.the} back. "It likes '
         'you better."',
         "When {A} came to give {thing.the} back, {B} was asleep, so {A.he} "
         "left it at the door with a note.",
-        "{B} got {thing.the} back the same <hour> and heard the whole "
+        "{B} got {thing.the} back the same <hour=hour> and heard the whole "
         "story, twice.",
-        "Of course {B} wanted {thing.the} back, and of course {A} brought it, "
-        "polished.",
+        "Of course {B} wanted {thing.the} back, and of course {A} brought "
+        "it, polished.",
+        Option(
+            "{A} gave {thing.the} back to {B}, not to {C}, because that is "
+            "whose it was.",
+            3,
+            needs="C",
+        ),
+        '"Was it of any use?" asked {B}, and took {thing.the} back without '
+        "waiting for an answer.",
     ],
 }
 
@@ -212,15 +322,17 @@ LOSING = {
             0.6,
             "found",
         ),
-        "But on the way {A.he} stopped to talk to the <beast>, and when "
-        "{A.he} turned round {thing.the} was gone.",
+        "But on the way {A.he} stopped to talk to the <beast=beast>, and "
+        "when {A.he} turned round {thing.the} was gone.",
         "The wind took {thing.the} out of {A.his} hands and carried it "
         "over the roofs.",
         "Somewhere between the well and the harbour, {A} lost {thing.the}.",
         "{A.He} put {thing.the} down for one minute, and in that minute the "
-        "<beast> walked off with it.",
-        "By <hour> {thing.the} was nowhere: not in the bed, not under it, "
+        "<beast=beast> walked off with it.",
+        "By <day> {thing.the} was nowhere: not in the bed, not under it, "
         "not even <spot>.",
+        "{A} fell asleep <spot>, and when {A.he} woke up somebody had moved "
+        "{thing.the}.",
     ],
     "find": [
         "<B=partner> found {thing.the} <spot> and did not know whose it was.",
@@ -229,22 +341,29 @@ LOSING = {
         "something was {thing.the}.",
         "Who should come by but <B=partner>? {B.He} picked {thing.the} up "
         "and wiped it.",
-        "The next <hour> <B=partner> found the <beast> asleep on {thing.the}.",
+        "The next <hour=hour> <B=partner> found the <beast=beast> asleep on "
+        "{thing.the}.",
+        '"Whose is this?" cried <B=partner>, who had found {thing.the} '
+        "<spot>.",
+        "<B=partner> was looking for a lost sock <spot> and found "
+        "{thing.the} instead.",
     ],
     "tempt": [
+        _nothing(4),
         "{B} would have liked to keep it.",
         '"A {look} {thing}!" said {B}. "Somebody will be sad tonight."',
-        "For a while {B.he} told {B.pet} that things belong to whoever "
-        "finds them, but it did not sound true.",
+        "For a while {B.he} told {B.his} {B.pet} that things belong to "
+        "whoever finds them, but it did not sound true.",
         "It fitted so well under {B.his} arm that {B.he} walked three times "
         "round the market.",
-        '"Finders keepers," said the <beast>, but {B} shook {B.his} head.',
+        '"Finders keepers," said the <beast=beast>, but {B} shook {B.his} '
+        "head.",
         "{B.He} sells {B.sells}, and nobody had ever left {B.him} anything "
         "so {look}.",
     ],
     "return": [
-        "That <hour> {B} knocked at {A.home} and gave {thing.the} back to "
-        "{A}.",
+        "That <hour=hour> {B} knocked at {A.home} and gave {thing.the} back "
+        "to {A}.",
         '"Is this yours?" asked {B}, and {A} could only nod.',
         "{B} brought {A} {thing.the}, and {A.he} hugged first it and then "
         "{B.him}.",
@@ -252,10 +371,13 @@ LOSING = {
         "between them.",
         "In the end {A} got {thing.the} back from {B}, and not one word was "
         "said about it.",
-        "{B} carried {thing.the} through the whole of Lull until {A} opened a "
-        "window and shouted.",
+        "{B} carried {thing.the} through the whole of Lull until {A} opened "
+        "a window and shouted.",
+        "Only one person talks about a {thing} all day long, so {B} took it "
+        "straight to {A}.",
     ],
     "thanks": [
+        _nothing(4),
         "In return {A} gave {B} a bowl of <food>.",
         '"Ask me for anything," said {A}, and {B} asked for <food>.',
         "{A} wanted to say thank you, but it came out as a sneeze.",
@@ -273,6 +395,9 @@ LOSING = {
         "{thing.the} on <day>.",
         "{A} wrote {A.his} name on {thing.the}, and under it, smaller, the "
         "name of {B}.",
+        "When it rains, {B} comes to look at {thing.the}, and {A} makes tea.",
+        "{A} has never lost {thing.the} again, though {A.he} has lost "
+        "<number> hats.",
     ],
 }
 
@@ -283,10 +408,12 @@ SWAPPING = {
         "it.",
         "Who has a <thing=tool>? <B=partner> has, a <look=look> one, as "
         "everybody knows.",
-        "The <beast> had seen a <look=look> <thing=tool> in the window of "
-        "<B=partner>.",
+        "The <beast=beast> had seen a <look=look> <thing=tool> in the window "
+        "of <B=partner>.",
         "Luckily <B=partner>, who fears {B.fears}, had bought a <look=look> "
-        "<thing=tool> against it.",
+        "<thing=tool> for protection.",
+        "Next door to {A} somebody coughed, and it was <B=partner>, who was "
+        "dusting a <look=look> <thing=tool>.",
     ],
     "offer": [
         '"My {spare} for your {thing}," said {A}.',
@@ -296,8 +423,10 @@ SWAPPING = {
         "{A} pointed at {thing.the} and then at {spare.the}, and then at "
         "{thing.the} again.",
         '"I have dreamed about your {thing}," {A} confessed.',
+        '"Is that a {spare}?" asked {B}. "I would give anything for it."',
     ],
     "haggle": [
+        _nothing(3),
         '"Is it a good one?" asked {B}. "It is a {spare_look} one," said {A}.',
         "{B} walked round it <number> times and tapped it with a spoon.",
         '"And <food>," said {B}, who knows how to trade.',
@@ -314,6 +443,7 @@ SWAPPING = {
         "they had won.",
         "In exchange for {spare.the}, {A} was given {thing.the} and a "
         "receipt.",
+        "A minute later {B} had {spare.the} and {A} had {thing.the}.",
     ],
     "both": [
         "{B} is said to be very happy with {spare.the}.",
@@ -323,6 +453,7 @@ SWAPPING = {
         "remember.",
         "{B} asked about {thing.the} only once, and then showed {A} what "
         "{spare.the} could do.",
+        "{spare.The} made {B} famous, but that is another story.",
     ],
 }
 
@@ -331,11 +462,14 @@ VISITING = {
         "{V} had walked for <number> days and had eaten nothing but <food>.",
         "{V} had no coat, no map and no umbrella, only a very large bag.",
         '"Is this the place where the clock says noon?" asked {V}.',
-        "The <beast> looked at {V}, and {V} looked at the <beast>, and "
-        "neither was pleased.",
-        "Nobody had ever heard of {V}, but {A} said good <hour> all the same.",
+        "The <beast=beast> looked at {V}, and {V} looked at the "
+        "<beast=beast>, and neither was pleased.",
+        "Nobody had ever heard of {V}, but {A} said good <hour=hour> all "
+        "the same.",
         '"{V}?" said {A}. "That is a name for a boat." "It was one," said '
         "{V}.",
+        "{V} wanted to see the <P=place>, and it took {A} until dark to "
+        "explain that it {P.odd}.",
     ],
     "host": [
         "{A} gave {V} a plate of <food> and the best chair.",
@@ -364,7 +498,7 @@ VISITING = {
     "farewell": [
         "{V} was never seen again, but {A} keeps {thing.the} by the door.",
         "A card comes every <day>, and it is always signed {V}.",
-        "{A} named the next <beast> {V}, and it listens to the name.",
+        "{A} named the next <beast=beast> {V}, and it listens to the name.",
         "Later {A} gave {thing.the} to a child who was crying <spot>, as "
         "{V} would have done.",
         '"{V}," says {A} to {thing.the} now and then, and it seems to nod.',
@@ -375,17 +509,23 @@ VISITING = {
 
 ENDING = {
     "trouble": [
+        _nothing(3),
         "It began to rain, first a little and then all at once.",
-        "On the way {A} met the <beast>, who wanted to know everything.",
-        '"That will never work," said the <beast>.',
-        "Then the <weather> <hour> turned into a <hour> that was worse.",
-        "{A} is afraid of {A.fears}, and there was a good deal of it about.",
+        "On the way {A} met <D=onlooker>, who wanted to know everything.",
+        '"That will never work," said the <beast=beast>.',
+        '"I would not do that," said <D=onlooker>, who {D.habit}.',
+        Option(
+            "By then the {hour} was so {weather} that the ducks went home.",
+            needs="weather",
+        ),
+        "{A} fears {A.fears}, but on that <hour=hour> {A.he} feared nothing.",
         "Twice {A} lost the way, and once {A.he} lost a boot.",
         "Half of Lull came along to watch, and the other half pretended "
         "not to.",
-        "{A.He} waited until <day>, because nothing good ever happens in "
-        "a hurry.",
+        "{A.He} waited until <day>, because nothing good ever happens in a "
+        "hurry.",
         '"Now or never," said {A}, and then had a sandwich first.',
+        "The way led past the <P=place>, which {P.odd}.",
     ],
     "deed": [
         "With {thing.the} under one arm, {A} stood {wish.at}, and there "
@@ -396,86 +536,107 @@ ENDING = {
         "{wish.past}.",
         "What happened next is in the school books: {A} took {thing.the} "
         "and {wish.past}.",
-        "Nobody but the <beast> saw how {A} {wish.past}, and how {thing.the} "
-        "shone.",
-        "{A} {wish.past} that very <hour>, and {thing.the} did most of the "
-        "work.",
+        "Nobody but the <beast=beast> saw how {A} {wish.past}, and how "
+        "{thing.the} shone.",
+        "{A} {wish.past} that very <hour=hour>, and {thing.the} did most of "
+        "the work.",
+        '"Now!" cried {A}, held up {thing.the}, and {wish.past} as if it '
+        "were nothing.",
+        "Some say it was luck and some say it was {thing.the}, but {A} "
+        "{wish.past}.",
     ],
     "cheer": [
-        "The <beast> clapped.",
+        _nothing(3),
+        "The <beast=beast> clapped.",
         "It was quiet for a moment, and then somebody laughed for joy.",
         '"Well," said {A}, "that was not so hard."',
         "{A.He} was so happy that {A.he} forgot to go home for supper.",
         "All the windows in Lull opened, and all the cats sat down.",
         "{A} told nobody, but {A.his} ears were red for <number> days.",
-        '"Again!" cried the <beast>.',
+        '"Again!" cried the <beast=beast>.',
         "Even the clock in the tower struck one, just to be polite.",
+        "In the street <D=onlooker> cheered, and {D.his} {D.pet} joined in.",
+        "{A} sat down on the ground, laughed, and ate <food>.",
     ],
     "moral": [
+        _nothing(3),
         "That is why people in Lull say that a wish weighs less when two "
         "carry it.",
-        "Ask the <beast> if you do not believe it.",
+        "Ask the <beast=beast> if you do not believe it.",
         "And if it has not rained since, the roof is still dry.",
         "After that there was <food> for everyone.",
         "Nobody wished for anything else until <day>.",
-        "The rest of the story belongs to the <beast>.",
+        "The rest of the story belongs to the <beast=beast>.",
         "Then it got dark, as it does, and Lull went to bed.",
-        "{A} slept well that night, and so did {A.pet}.",
+        "{A} slept well that night, and so did {A.his} {A.pet}.",
+        "If you go and stand {wish.at}, you can still feel it.",
+        "Only <D=onlooker> does not believe a word of it.",
     ],
+}
+
+PARTS = (BEGINNING, LENDING, LOSING, SWAPPING, VISITING, ENDING)
+RULES = {
+    **WORDS,
+    **{
+        name: Rule(name, options)
+        for part in PARTS
+        for name, options in part.items()
+    },
+    "gap": Rule("gap", [Option(" ", 2), Option("\n\n", 1)]),
 }
 
 
 def tell_story(page: Page) -> None:
     """A story: a wish, a thing that changes hands, a wish come true."""
     page.say("opening")
-    page.put(" ")
-    page.say("wish-told")
-    page.put(" ")
-    turn = page.say("turn")
+    page.say("wish-told", " ")
+    turn = page.say("turn", " ")
     page.put("\n\n")
     _MIDDLES[turn](page)
     page.put("\n\n")
-    for step in ("trouble", "deed", "cheer"):
-        page.say(step)
-        page.put(" ")
+    troubled = page.say("trouble") != "nothing"
+    page.say("deed", " " if troubled else "")
+    page.say("cheer", " ")
+    page.say("gap")
     page.say(_LAST[turn])
-    page.put(" ")
-    page.say("moral")
+    page.say("moral", " ")
 
 
-def _steps(page: Page, *names: str) -> None:
-    page.say(names[0])
-    for name in names[1:]:
-        page.put(" ")
-        page.say(name)
+def _lend(page: Page) -> None:
+    page.say("call")
+    page.say("ask", " ")
+    page.call("G", "B")
+    if page.say("answer", "\n\n") == "relay":
+        page.say("chase", " ")
+        page.call("G", "C")
+    page.say("give", " ")
 
 
 def _lose(page: Page) -> None:
     if page.say("loss") != "found":
-        page.put(" ")
-        page.say("find")
-    page.put(" ")
-    _steps(page, "tempt", "return", "thanks")
+        page.say("find", " ")
+    page.say("tempt", " ")
+    page.say("return", "\n\n")
+    page.say("thanks", " ")
 
 
-_MIDDLES = {
-    "lend": lambda page: _steps(page, "call", "ask", "answer", "give"),
-    "lose": _lose,
-    "swap": lambda page: _steps(page, "meet", "offer", "haggle", "trade"),
-    "visit": lambda page: _steps(page, "need", "host", "gift"),
-}
+def _swap(page: Page) -> None:
+    page.say("meet")
+    page.say("offer", " ")
+    page.say("haggle", " ")
+    page.say("trade", "\n\n")
+
+
+def _visit(page: Page) -> None:
+    page.say("need")
+    page.say("host", " ")
+    page.say("gift", " ")
+
+
+_MIDDLES = {"lend": _lend, "lose": _lose, "swap": _swap, "visit": _visit}
 _LAST = {
     "lend": "give-back",
     "lose": "leave-with",
     "swap": "both",
     "visit": "farewell",
-}
-
-RULES = {
-    **WORDS,
-    **{
-        name: Rule(name, options)
-        for part in (BEGINNING, LENDING, LOSING, SWAPPING, VISITING, ENDING)
-        for name, options in part.items()
-    },
 }
