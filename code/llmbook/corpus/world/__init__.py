@@ -14,6 +14,7 @@ from .engine import (
     at_random,
     enumerate_documents,
     read,
+    retell,
     write,
 )
 from .facts import RULES as FACT_RULES
@@ -32,6 +33,7 @@ __all__ = [
     "documents",
     "enumerate_documents",
     "read",
+    "retell",
     "write",
 ]
 

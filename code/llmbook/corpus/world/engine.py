@@ -27,7 +27,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-_PIECE = re.compile(r"\{([\w.]+)\}|<(?:([\w.]+)=)?([\w.]+)>")
+_PIECE = re.compile(r"\{([\w.]+)\}|<(?:([\w.]+)=)?([\w.-]+)>")
 
 Choice = tuple[str, int]  # a rule's name, and which of its options
 
@@ -74,7 +74,8 @@ class Option:
         template: the text, with slots and draws.
         weight: how often it is drawn, relative to its neighbours.
         tag: what :meth:`Page.say` returns, for the plot to act on.
-        sets: kept in the scene as ``key.name`` where a draw has a key.
+        sets: kept in the scene as ``key.name`` where a draw has a key; the
+            name ``""`` stands for the key itself.
         needs: the option stands only where the scene has this key.
     """
 
@@ -173,8 +174,7 @@ class Page:
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
         self.scene: dict[str, str] = {}
-        self.choices: list[Choice] = []
-        self.logprob = 0.0
+        self.steps: list[tuple[Rule, int]] = []
 
     def say(self, name: str, before: str = "") -> Any:
         """Put one drawn option of a rule on the page; return its tag.
@@ -194,11 +194,18 @@ class Page:
             if key == old or key.startswith(f"{old}."):
                 self.scene[new + key[len(old) :]] = value
 
-    def keep(self, key: str, text: str, option: Option) -> None:
-        """Remember in the scene what was drawn."""
-        self.scene[key] = text
-        for name, value in option.sets.items():
-            self.scene[f"{key}.{name}"] = value
+
+def remembered(key: str, text: str, option: Option) -> dict[str, str]:
+    """What the scene keeps of a drawn option.
+
+    >>> kite = Option("a kite", sets={"": "kite", "the": "the kite"})
+    >>> remembered("thing", "a kite", kite)
+    {'thing': 'kite', 'thing.the': 'the kite'}
+    """
+    kept = {key: text}
+    for name, value in option.sets.items():
+        kept[f"{key}.{name}" if name else key] = value
+    return kept
 
 
 class Writer(Page):
@@ -225,8 +232,7 @@ class Writer(Page):
     def _draw(self, name: str, before: str = "") -> Option:
         rule = self.grammar.resolve(name, self.scene)
         index = self.pick(rule)
-        self.choices.append((rule.name, index))
-        self.logprob += rule.logs[index]
+        self.steps.append((rule, index))
         if before and rule.pieces[index]:
             self.written.append(before)
         self._write(rule.pieces[index])
@@ -243,7 +249,7 @@ class Writer(Page):
                 option = self._draw(piece.rule)
                 if piece.key:
                     text = "".join(self.written[start:])
-                    self.keep(piece.key, text, option)
+                    self.scene.update(remembered(piece.key, text, option))
 
 
 def at_random(source: random.Random) -> Callable[[Rule], int]:
@@ -288,16 +294,15 @@ class Reader(Page):
                 f"{len(found)} options of rule {name!r} fit the text at "
                 f"character {self.place}, {here!r}; expected exactly one."
             )
-        self.place, choices, logprob, kept, tag = found[0]
-        self.choices += choices
-        self.logprob += logprob
+        self.place, steps, kept, tag = found[0]
+        self.steps += steps
         self.scene.update(kept)
         return tag
 
     def _silent(self, name: str) -> list:
         rule = self.grammar.resolve(name, self.scene)
         return [
-            (self.place, ((rule.name, i),), rule.logs[i], {}, option.tag)
+            (self.place, ((rule, i),), {}, option.tag)
             for i, option in enumerate(rule.options)
             if not option.template
         ]
@@ -321,14 +326,12 @@ class Reader(Page):
             ):
                 continue
             option = rule.options[index]
-            mine = ((rule.name, index),)
-            for end, choices, logprob, kept in self._match(pieces, place):
+            mine = ((rule, index),)
+            for end, steps, kept in self._match(pieces, place):
                 if key:
-                    kept = {**kept, key: self.text[place:end]}
-                    for part, value in option.sets.items():
-                        kept[f"{key}.{part}"] = value
-                cost = rule.logs[index] + logprob
-                yield end, mine + choices, cost, kept, option.tag
+                    text = self.text[place:end]
+                    kept = {**kept, **remembered(key, text, option)}
+                yield end, mine + steps, kept, option.tag
 
     def _match(
         self, pieces: tuple[str | Slot | Draw, ...], place: int
@@ -342,16 +345,14 @@ class Reader(Page):
             if not self.text.startswith(word, place):
                 return
             place += len(word)
-        yield place, (), 0.0, {}
+        yield place, (), {}
 
     def _branch(self, draw: Draw, rest: tuple, place: int) -> Iterator:
         before = self.scene
-        for end, choices, cost, kept, _ in self._options(
-            draw.rule, draw.key, place
-        ):
+        for end, steps, kept, _ in self._options(draw.rule, draw.key, place):
             self.scene = {**before, **kept} if kept else before
-            for last, more, extra, also in self._match(rest, end):
-                yield last, choices + more, cost + extra, {**kept, **also}
+            for last, more, also in self._match(rest, end):
+                yield last, steps + more, {**kept, **also}
         self.scene = before
 
 
@@ -371,9 +372,13 @@ def write(grammar: Grammar, pick: Callable[[Rule], int]) -> Written:
     index = pick(grammar.kind_rule)
     name, _, tell = grammar.kinds[index]
     tell(page)
-    logprob = grammar.kind_rule.logs[index] + page.logprob
-    choices = (("kind", index), *page.choices)
-    return Written(page.text, name, choices, logprob)
+    return _written(page.text, name, [(grammar.kind_rule, index), *page.steps])
+
+
+def _written(text: str, kind: str, steps: list[tuple[Rule, int]]) -> Written:
+    choices = tuple((rule.name, index) for rule, index in steps)
+    logprob = math.fsum(rule.logs[index] for rule, index in steps)
+    return Written(text, kind, choices, logprob)
 
 
 def read(grammar: Grammar, text: str) -> Written:
@@ -393,15 +398,20 @@ def read(grammar: Grammar, text: str) -> Written:
         except ReadError as error:
             reasons.append(f"as a {name}: {error}")
             continue
-        logprob = grammar.kind_rule.logs[index] + page.logprob
-        choices = (("kind", index), *page.choices)
-        found.append(Written(text, name, choices, logprob))
+        steps = [(grammar.kind_rule, index), *page.steps]
+        found.append(_written(text, name, steps))
     if len(found) != 1:
         raise ReadError(
             f"the text can be read in {len(found)} ways, expected one; "
             + "; ".join(reasons)
         )
     return found[0]
+
+
+def retell(grammar: Grammar, choices: Sequence[Choice]) -> Written:
+    """Write the document that these choices make."""
+    tape = iter(choices)
+    return write(grammar, lambda rule: next(tape)[1])
 
 
 def enumerate_documents(grammar: Grammar) -> Iterator[Written]:

@@ -62,10 +62,10 @@ OPENINGS = {
         Option("To <wish=wish> is not as hard as it sounds.", 1, "wish"),
     ],
     "tool-for": [
-        "You need a <thing=tool> for it.",
-        "All it takes is a <thing=tool> and a little patience.",
-        "Most people use a <thing=tool>.",
-        "With a <thing=tool> it can be done in one <hour=hour>.",
+        "You need <thing=a-tool> for it.",
+        "All it takes is <thing=a-tool> and a little patience.",
+        "Most people use <thing=a-tool>.",
+        "With <thing=a-tool> it can be done in one <hour=hour>.",
     ],
     "place-for": [
         "The right place is {wish.at}.",

@@ -153,9 +153,14 @@ def person(name: str) -> Option:
 
 
 def thing(noun: str) -> Option:
-    """A thing that can change hands."""
+    """A thing that can change hands: ``kite``."""
     sets = {"the": f"the {noun}", "The": f"The {noun}", "a": article(noun)}
     return Option(noun, sets=sets)
+
+
+def a_thing(noun: str) -> Option:
+    """The same with its article: ``a kite``, ``an umbrella``."""
+    return Option(article(noun), sets={**thing(noun).sets, "": noun})
 
 
 def place(noun: str) -> Option:

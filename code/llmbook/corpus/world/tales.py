@@ -41,9 +41,19 @@ def _per_scene(
     return rule
 
 
+def _fitting_tools(scene: Scene) -> str:
+    """The tools for the wish, or the one that was already named."""
+    return scene.get("thing", scene["wish.tools"])
+
+
 def _tools(joined: str) -> Rule:
     nouns = joined.split()
     return Rule(f"tool:{joined}", [lexicon.thing(noun) for noun in nouns])
+
+
+def _a_tools(joined: str) -> Rule:
+    nouns = joined.split()
+    return Rule(f"a-tool:{joined}", [lexicon.a_thing(n) for n in nouns])
 
 
 def _spares(joined: str) -> Rule:
@@ -114,7 +124,8 @@ WORDS: dict[str, Rule | Callable[[Scene], Rule]] = {
         lambda scene: f"={scene['D']}" if "D" in scene else _known(scene),
         _onlooker,
     ),
-    "tool": _per_scene(lambda scene: scene["wish.tools"], _tools),
+    "tool": _per_scene(_fitting_tools, _tools),
+    "a-tool": _per_scene(_fitting_tools, _a_tools),
     "spare": _per_scene(lambda scene: scene["wish.tools"], _spares),
 }
 
@@ -169,13 +180,13 @@ BEGINNING = {
             0.3,
             "<B=partner> had a <look=look> <thing=tool>, and that was "
             "exactly what was needed.",
-            "For that one needs a <thing=tool>, and the only one in Lull, a "
+            "For that one needs <thing=a-tool>, and the only one in Lull, a "
             "<look=look> one, belonged to <B=partner>.",
             "As it happened, a <look=look> <thing=tool> was gathering dust "
             "in the kitchen of <B=partner>.",
-            '"You will need a <thing=tool>," said the <beast=beast>. '
+            '"You will need <thing=a-tool>," said the <beast=beast>. '
             '"<B=partner> keeps a <look=look> one under the bed."',
-            "Without a <thing=tool> it cannot be done, and that is why {A} "
+            "Without <thing=a-tool> it cannot be done, and that is why {A} "
             "thought of <B=partner>, who had a <look=look> one.",
         ),
         *_tagged(
@@ -196,7 +207,7 @@ BEGINNING = {
             "swap",
             0.2,
             "But all that {A.he} owned was a <spare_look=look> <spare=spare>.",
-            "That takes a <tool>, and {A} had nothing but a "
+            "That takes <thing=a-tool>, and {A} had nothing but a "
             "<spare_look=look> <spare=spare>.",
             "The cupboard was empty, apart from a <spare_look=look> "
             "<spare=spare>, and that was no help.",
@@ -373,7 +384,7 @@ LOSING = {
         "said about it.",
         "{B} carried {thing.the} through the whole of Lull until {A} opened "
         "a window and shouted.",
-        "Only one person talks about a {thing} all day long, so {B} took it "
+        "Only one person talks about {thing.a} all day long, so {B} took it "
         "straight to {A}.",
     ],
     "thanks": [
@@ -406,7 +417,7 @@ SWAPPING = {
         "Then {A.he} saw <B=partner> <spot> with a <look=look> <thing=tool>.",
         "Now <B=partner> owned a <look=look> <thing=tool> and was tired of "
         "it.",
-        "Who has a <thing=tool>? <B=partner> has, a <look=look> one, as "
+        "Who has <thing=a-tool>? <B=partner> has, a <look=look> one, as "
         "everybody knows.",
         "The <beast=beast> had seen a <look=look> <thing=tool> in the window "
         "of <B=partner>.",
@@ -417,13 +428,13 @@ SWAPPING = {
     ],
     "offer": [
         '"My {spare} for your {thing}," said {A}.',
-        '"Would you like a {spare}?" asked {A}. "It is {spare_look} and '
+        '"Would you like {spare.a}?" asked {A}. "It is {spare_look} and '
         'never bites."',
         "{A} held up {spare.the} and said nothing, which was clever.",
         "{A} pointed at {thing.the} and then at {spare.the}, and then at "
         "{thing.the} again.",
         '"I have dreamed about your {thing}," {A} confessed.',
-        '"Is that a {spare}?" asked {B}. "I would give anything for it."',
+        '"Is that {spare.a}?" asked {B}. "I would give anything for it."',
     ],
     "haggle": [
         _nothing(3),
