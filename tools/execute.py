@@ -31,6 +31,7 @@ from tools.common import (
     BOOK,
     BUILD,
     ROOT,
+    Stop,
     clock,
     digest,
     files_below,
@@ -305,13 +306,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("numbers", nargs="*", help="chapters, such as 05")
     options = parser.parse_args(arguments)
     record = read_json(RECORD, {})
-    for path in chapters(options.numbers):
-        try:
+    try:
+        for path in chapters(options.numbers):
             process(path, options.again, record)
-        except CellFailed as error:
-            sys.stdout.flush()
-            print(f"\n{error}", file=sys.stderr, flush=True)
-            return 1
+    except (CellFailed, Stop) as error:
+        sys.stdout.flush()
+        print(f"\n{error}", file=sys.stderr, flush=True)
+        return 1
     names = {path.stem for path in chapters()}
     write_json(RECORD, {k: v for k, v in record.items() if k in names})
     return 0

@@ -108,11 +108,20 @@ def python_packages() -> None:
         make_venv()
     extra = ["--extra-index-url", index] if index else []
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    pip += ["--quiet", "--no-compile"]  # Python compiles what it imports
     say("installing the Python packages (the first time takes minutes)")
-    run(*pip, "--quiet", *extra, "-r", ROOT / "requirements.txt")
-    flags = ["--no-deps", "--no-build-isolation", "--quiet"]
-    run(*pip, *flags, "-e", ROOT)
+    # The list is closed, so pip need not look for what it leaves out; only
+    # the registry's torch on Linux brings libraries of its own.
+    run(*pip, *extra, "--no-deps", "-r", ROOT / "requirements.txt")
+    run(*pip, *extra, torch_pin())
+    run(*pip, "--no-deps", "--no-build-isolation", "-e", ROOT)
     write_json(stamp, {"inputs": wanted_now, "root": str(ROOT)})
+
+
+def torch_pin() -> str:
+    """The line of ``requirements.txt`` that names torch."""
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
 
 
 def make_venv() -> None:
