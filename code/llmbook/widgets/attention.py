@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 
 from llmbook import plots
 from llmbook.widgets._base import Explorer, packed
-from llmbook.widgets.tokens import visible
+from llmbook.widgets.tokens import shortened, visible
 
 MAX_TOKENS = 64  # more cells than 64 x 64 are no longer told apart
 MAX_PRINTED_NUMBERS = 16  # tokens up to which print shows every number
@@ -117,97 +117,78 @@ class AttentionExplorer(Explorer):
 
     def picture(self) -> plt.Figure:
         """The chosen head's map with its numbers, the others beside it."""
-        L, H, T, _ = self.weights.shape
+        L, H = self.weights.shape[:2]
         others = 1 < L * H <= MAX_THUMBNAILS
         fig = plt.figure(figsize=(plots.WIDTH, 3.7 if others else 4.2))
         left = fig
         if others:
             left, right = fig.subfigures(1, 2, width_ratios=(2.5, 1))
             _thumbnails(right, self)
-        plt.rcParams["hatch.color"] = plots.FAINT
-        ax = left.subplots()
-        seen = np.tri(T, dtype=bool) if self.causal else None
-        plots.heatmap(
-            ax,
-            self.weights[self.layer, self.head],
-            self.tokens,
-            self.tokens,
-            mask=seen,
-            vmin=0,
-            vmax=1,
-            values=T <= MAX_PRINTED_NUMBERS,
-            size=min(plots.TEXT_SIZE - 1, 78 / T),
-        )
-        ax.set_ylabel("query", color=plots.QUERY)
-        ax.set_xlabel("key", color=plots.KEY)
-        ax.add_patch(
-            Rectangle(
-                (self.key, self.query),
-                1,
-                1,
-                fill=False,
-                edgecolor=plots.INK,
-                linewidth=1.2,
-            )
-        )
-        left.supxlabel(
-            f"layer {self.layer}, head {self.head}",
-            size=plots.TEXT_SIZE,
-            color=plots.MUTED,
-        )
+        _map(left.subplots(), self)
+        where = f"layer {self.layer}, head {self.head}"
+        left.supxlabel(where, size=plots.TEXT_SIZE, color=plots.MUTED)
         return fig
+
+
+def _map(ax: Any, explorer: AttentionExplorer) -> None:
+    """The chosen head, each cell with its number, the chosen one framed."""
+    T = len(explorer.tokens)
+    names = [shortened(token) for token in explorer.tokens]
+    plt.rcParams["hatch.color"] = plots.FAINT  # masked: present, not loud
+    plots.heatmap(
+        ax,
+        explorer.weights[explorer.layer, explorer.head],
+        names,
+        names,
+        mask=np.tri(T, dtype=bool) if explorer.causal else None,
+        vmax=1,
+        values=T <= MAX_PRINTED_NUMBERS,
+        size=min(plots.TEXT_SIZE - 1, 78 / T),  # what a cell's width holds
+    )
+    ax.set_ylabel("query", color=plots.QUERY)
+    ax.set_xlabel("key", color=plots.KEY)
+    corner = (explorer.key, explorer.query)
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=1.2))
 
 
 def _thumbnails(fig: Any, explorer: AttentionExplorer) -> None:
     """Every head's map, small: rows are layers, columns heads."""
     L, H = explorer.weights.shape[:2]
     width, height = fig.bbox.width / fig.dpi, fig.bbox.height / fig.dpi
-    step = min((width - MARGIN) / H, (height - 2 * MARGIN) / L)  # inches
+    step = min((width - MARGIN) / H, (height - 3 * MARGIN) / L)  # inches
+    side, top = 0.86 * step, height - 1.6 * MARGIN
     for layer, head in np.ndindex(L, H):
-        left, top = MARGIN + head * step, 1.6 * MARGIN + layer * step
-        side = 0.86 * step
-        ax = fig.add_axes(
-            (
-                left / width,
-                1 - (top + side) / height,
-                side / width,
-                side / height,
-            )
-        )
-        ax.imshow(
-            explorer.weights[layer, head],
-            vmin=0,
-            vmax=1,
-            cmap=plots.SEQUENTIAL,
-            interpolation="nearest",
-        )
-        ax.set(xticks=[], yticks=[])
-        ax.grid(False)
-        chosen = (layer, head) == (explorer.layer, explorer.head)
-        ax.spines[:].set(
-            visible=True,
-            linewidth=1.4 if chosen else 0.4,
-            color=plots.INK if chosen else plots.FAINT,
-        )
+        x, y = MARGIN + head * step, top - layer * step - side
+        place = (x / width, y / height, side / width, side / height)
+        ax = fig.add_axes(place)
+        _thumbnail(ax, explorer, layer, head)
+        label = {"ha": "center", "va": "center", "color": plots.MUTED}
         if layer == 0:
-            ax.set_title(str(head), loc="center", pad=3, color=plots.MUTED)
+            ax.set_title(str(head), loc="center", pad=6, **label)
         if head == 0:
-            ax.set_ylabel(
-                str(layer),
-                rotation=0,
-                labelpad=5,
-                va="center",
-                ha="center",
-                color=plots.MUTED,
-            )
-    below = 1.6 * MARGIN + L * step
+            ax.set_ylabel(str(layer), rotation=0, labelpad=5, **label)
     fig.text(
         MARGIN / width,
-        1 - below / height,
+        (top - L * step) / height,
         "a row for each layer,\na column for each head",
         va="top",
         size=plots.TEXT_SIZE - 1,
         color=plots.MUTED,
+    )
+
+
+def _thumbnail(
+    ax: Any, explorer: AttentionExplorer, layer: int, head: int
+) -> None:
+    """One head's map without its numbers; the chosen head is framed."""
+    chosen = (layer, head) == (explorer.layer, explorer.head)
+    ax.imshow(explorer.weights[layer, head], vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(
+        visible=True,
+        linewidth=1.4 if chosen else 0.4,
+        color=plots.INK if chosen else plots.FAINT,
     )
 
 

@@ -15,7 +15,7 @@ from llmbook import plots
 from llmbook.sampling import filtered
 from llmbook.widgets._base import Explorer, packed
 from llmbook.widgets.draws import WORD, draw
-from llmbook.widgets.tokens import visible
+from llmbook.widgets.tokens import shortened, visible
 
 MAX_DRAWS = 10_000  # enough for a histogram; drawn within a frame
 MANY_TOKENS = 4_096  # beyond, only likely tokens bring their text along
@@ -195,7 +195,8 @@ class SamplingExplorer(Explorer):
             share = counts.get(i, 0) / self.draws if self.draws else None
             _bar(ax, row, before[i], after[i], share)
         ax.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, None))
-        names = [visible(self.tokens[i]).replace("$", r"\$") for i in order]
+        names = [shortened(visible(self.tokens[i])) for i in order]
+        names = [name.replace("$", r"\$") for name in names]
         ax.set_yticks(range(len(order)), names)
         ax.grid(False)
         ax.tick_params(axis="y", length=0)

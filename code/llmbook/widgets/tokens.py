@@ -35,3 +35,12 @@ def _visible_character(character: str) -> str:
     if unicodedata.category(character)[0] in "ZC":
         return f"⟨U+{ord(character):04X}⟩"
     return character
+
+
+def shortened(text: str, longest: int = 12) -> str:
+    """``text`` cut to ``longest`` characters, for a label in print.
+
+    >>> shortened("abcdefgh", 5)
+    'abcd…'
+    """
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -284,7 +284,8 @@ function samplingParts(root, data, state, more) {
       ...controls.map((control) => control.node)),
     line, rows, legend(), showMore,
     drawing.node, last, element("p", { class: "try" }, data.hint));
-  return { showMore, context, controls, line, body, end, last, seed: drawing.seed };
+  const { seed } = drawing;
+  return { showMore, context, controls, line, body, end, last, seed };
 }
 
 /** The state's numbers, filtered and drawn: all that is shown. */
