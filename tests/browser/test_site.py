@@ -1,0 +1,170 @@
+"""The site: nothing leaves it, nothing fails, everybody can use it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+
+from .conftest import HTML, ROOT, THEMES, record
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = sorted(
+    path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")
+)
+CHAPTERS = [page for page in PAGES if re.search(r"/\d\d-", page)]
+
+
+def test_there_is_a_site_to_test():
+    assert PAGES and CHAPTERS
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_asks_the_network_for_nothing_and_logs_no_error(
+    new_page, path, scheme
+):
+    page, kept = new_page(path, scheme=scheme)
+    page.wait_for_timeout(200)
+    assert kept.left() == []
+    assert kept.errors == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_mathematics_is_typeset(new_page, path):
+    page, _ = new_page(path)
+    wanted = page.locator("span.math, div.math").count()
+    assert page.locator("mjx-container svg").count() >= wanted
+    assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_nothing(new_page, path, theme):
+    page, _ = new_page(path, theme=theme)
+    assert page.locator(f"html[data-theme={theme}]").count() == 1
+    page.evaluate(
+        "document.querySelectorAll('details').forEach(d => d.open = true)"
+    )
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run()")["violations"]
+    assert [summary(item) for item in found] == []
+
+
+def summary(violation: dict) -> str:
+    """A violation in a line."""
+    nodes = [node["html"][:160] for node in violation["nodes"][:3]]
+    count = len(violation["nodes"])
+    return f"{violation['id']} ({count}): {' | '.join(nodes)}"
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_fits_a_phone(new_page, path):
+    page, _ = new_page(path, width=390, height=800)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390
+
+
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_a_chapter_s_number_is_its_file_s(new_page, path):
+    page, _ = new_page(path)
+    number = int(Path(path).name[:2])
+    assert page.locator("h1 .section-number").inner_text().strip() == str(
+        number
+    )
+    for numbered in page.locator("figcaption .caption-number").all():
+        text = numbered.text_content()
+        assert re.match(rf"Figure {number}\.\d+", text)
+    for equation in page.locator(".eqno").all():
+        assert equation.text_content().startswith(f"({number}.")
+
+
+def test_search_finds_a_word_of_a_chapter(new_page):
+    page, kept = new_page("search.html?q=attention")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    hrefs = page.locator("#search-results li a").evaluate_all(
+        "links => links.map(a => a.getAttribute('href'))"
+    )
+    assert any("book/" in href for href in hrefs)
+    assert kept.left() == []
+
+
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_launch_buttons_open_this_chapter(new_page, path):
+    page, _ = new_page(path)
+    links = page.locator(".dropdown-launch-buttons a").evaluate_all(
+        "links => links.map(a => decodeURIComponent(a.href))"
+    )
+    notebook = path.replace(".html", ".ipynb")
+    assert any("mybinder.org" in u and notebook in u for u in links)
+    assert any("colab.research" in u and notebook in u for u in links)
+
+
+def test_the_theme_button_turns_figures_dark(new_page):
+    path = next(p for p in CHAPTERS if "llm-svg" in (HTML / p).read_text())
+    page, _ = new_page(path)
+    ink = "getComputedStyle(document.documentElement).getPropertyValue"
+    light = page.evaluate(f"{ink}('--llm-ink')")
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert page.evaluate(f"{ink}('--llm-ink')") != light
+    assert "var(--llm-ink" in page.locator("svg.llm-svg").first.inner_html()
+
+
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_ids_are_unique_on_a_page(new_page, path):
+    page, _ = new_page(path)
+    ids = page.locator("[id]").evaluate_all("all => all.map(n => n.id)")
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_links_inside_the_site_resolve():
+    ids: dict[str, set[str]] = {}
+    links: list[tuple[str, str]] = []
+    for path in [*HTML.glob("*.html"), *HTML.glob("book/*.html")]:
+        name = path.relative_to(HTML).as_posix()
+        text = path.read_text(encoding="utf-8")
+        ids[name] = set(re.findall(r'\bid="([^"]+)"', text))
+        links += [(name, u) for u in re.findall(r'href="([^"]+)"', text)]
+    missing = [
+        (page, link) for page, link in links if not resolves(page, link, ids)
+    ]
+    assert missing == []
+
+
+def resolves(page: str, link: str, ids: dict[str, set[str]]) -> bool:
+    """Whether a link's file is there, and its place in the page."""
+    if re.match(r"[a-z]+:|//|#$", link):
+        return True
+    target, fragment = urldefrag(urljoin(page, link))
+    target = unquote(target).split("?")[0] or page
+    if not (HTML / target).exists():
+        return False
+    return (
+        not fragment or target not in ids or unquote(fragment) in ids[target]
+    )
+
+
+def test_a_code_cell_s_copy_button_copies_its_source(browser, site):
+    context = browser.new_context()
+    context.grant_permissions(
+        ["clipboard-read", "clipboard-write"], origin=site.http.rstrip("/")
+    )
+    page = context.new_page()
+    kept = record(page, site.http)
+    page.goto(site.http + CHAPTERS[0])
+    cell = page.locator("div.cell_input:visible").first
+    cell.hover()
+    cell.locator("button.copybtn").click()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == cell.locator("pre").inner_text().strip()
+    assert kept.left() == []
+    context.close()
+
+
+def test_the_search_index_is_local_and_holds_every_page():
+    text = (HTML / "searchindex.js").read_text(encoding="utf-8")
+    index = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    assert {f"{name}.html" for name in index["docnames"]} >= set(PAGES)
