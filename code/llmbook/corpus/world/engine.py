@@ -77,6 +77,7 @@ class Option:
         sets: kept in the scene as ``key.name`` where a draw has a key; the
             name ``""`` stands for the key itself.
         needs: the option stands only where the scene has this key.
+        unless: it stands only where the scene lacks this key.
     """
 
     template: str
@@ -84,6 +85,13 @@ class Option:
     tag: Any = None
     sets: Mapping[str, str] = field(default_factory=dict)
     needs: str | None = None
+    unless: str | None = None
+
+    def fits(self, scene: Mapping[str, str]) -> bool:
+        """Whether it may be drawn in this scene."""
+        return (self.needs is None or self.needs in scene) and (
+            self.unless is None or self.unless not in scene
+        )
 
 
 class Rule:
@@ -117,25 +125,23 @@ class Rule:
         self.logs = [math.log(w / self.total) for w in weights]
         self.pieces = [compile_template(t) for t in templates]
 
-        self.needs = sorted({o.needs for o in self.options if o.needs})
-        self._fitting: dict[tuple[bool, ...], Rule] = {}
+        conditions = {o.needs for o in self.options}
+        conditions |= {o.unless for o in self.options}
+        self.conditions = sorted(conditions - {None})
+        self._fitting: dict[str, Rule] = {}
 
     def fitting(self, scene: Mapping[str, str]) -> Rule:
         """The rule with only the options that this scene allows."""
-        if not self.needs:
+        if not self.conditions:
             return self
-        met = tuple(key in scene for key in self.needs)
+        met = ",".join(key for key in self.conditions if key in scene)
         if met not in self._fitting:
             kept = [
-                replace(option, needs=None)
+                replace(option, needs=None, unless=None)
                 for option in self.options
-                if not option.needs or option.needs in scene
+                if option.fits(scene)
             ]
-            known = [
-                k for k, is_met in zip(self.needs, met, strict=True) if is_met
-            ]
-            name = f"{self.name}[{','.join(known)}]"
-            self._fitting[met] = Rule(name, kept)
+            self._fitting[met] = Rule(f"{self.name}[{met}]", kept)
         return self._fitting[met]
 
 
@@ -179,9 +185,22 @@ class Page:
     def say(self, name: str, before: str = "") -> Any:
         """Put one drawn option of a rule on the page; return its tag.
 
-        ``before`` parts it from what stands there already. An option with
-        an empty template leaves the page as it is, ``before`` included.
+        ``before`` parts it from what stands there already; a space becomes
+        a new paragraph where another speaker begins. An option with an
+        empty template leaves the page as it is, ``before`` included.
         """
+        raise NotImplementedError
+
+    def between(self, template: str, before: str) -> str:
+        """What parts an option of this template from what is there."""
+        if before != " " or not template.startswith('"'):
+            return before
+        there = self.so_far()
+        paragraph = there[there.rfind("\n") + 1 :]
+        return "\n\n" if '"' in paragraph else before
+
+    def so_far(self) -> str:
+        """What stands on the page up to here."""
         raise NotImplementedError
 
     def put(self, template: str) -> None:
@@ -216,8 +235,7 @@ class Writer(Page):
         self.pick = pick
         self.written: list[str] = []
 
-    @property
-    def text(self) -> str:
+    def so_far(self) -> str:
         """What stands on the page."""
         return "".join(self.written)
 
@@ -234,7 +252,8 @@ class Writer(Page):
         index = self.pick(rule)
         self.steps.append((rule, index))
         if before and rule.pieces[index]:
-            self.written.append(before)
+            template = rule.options[index].template
+            self.written.append(self.between(template, before))
         self._write(rule.pieces[index])
         return rule.options[index]
 
@@ -280,12 +299,16 @@ class Reader(Page):
         self.text = text
         self.place = 0
 
+    def so_far(self) -> str:
+        """What has been read."""
+        return self.text[: self.place]
+
     def say(self, name: str, before: str = "") -> Any:
         """Find which option stands here; return its tag."""
         found = []
-        if self.text.startswith(before, self.place):
-            start = self.place + len(before)
-            found = list(self._options(name, None, start))
+        for parting in {before, "\n\n" if before == " " else before}:
+            if self.text.startswith(parting, self.place):
+                found += self._parted(name, before, parting)
         if not found:  # only then was nothing written
             found = self._silent(name)
         if len(found) != 1:
@@ -298,6 +321,14 @@ class Reader(Page):
         self.steps += steps
         self.scene.update(kept)
         return tag
+
+    def _parted(self, name: str, before: str, parting: str) -> list:
+        start = self.place + len(parting)
+        return [
+            way
+            for way in self._options(name, None, start)
+            if parting == self.between(_template(way), before)
+        ]
 
     def _silent(self, name: str) -> list:
         rule = self.grammar.resolve(name, self.scene)
@@ -356,6 +387,11 @@ class Reader(Page):
         self.scene = before
 
 
+def _template(way: tuple) -> str:
+    rule, index = way[1][0]
+    return rule.options[index].template
+
+
 @dataclass(frozen=True)
 class Written:
     """A document, the choices that made it, and its log-probability."""
@@ -372,7 +408,9 @@ def write(grammar: Grammar, pick: Callable[[Rule], int]) -> Written:
     index = pick(grammar.kind_rule)
     name, _, tell = grammar.kinds[index]
     tell(page)
-    return _written(page.text, name, [(grammar.kind_rule, index), *page.steps])
+    return _written(
+        page.so_far(), name, [(grammar.kind_rule, index), *page.steps]
+    )
 
 
 def _written(text: str, kind: str, steps: list[tuple[Rule, int]]) -> Written:

@@ -128,9 +128,10 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 NUMBERS = ("two", "three", "four", "seven", "nine", "eleven", "forty")
 BEASTS = ("goat", "swan", "crow", "goose", "owl", "heron", "donkey", "cat",
           "hedgehog", "mayor")  # fmt: skip
-FOODS = ("pear soup", "warm bread", "honey cake", "cold porridge",
-         "cheese and onions", "boiled eggs", "plum jam", "sheep buns",
-         )  # fmt: skip
+FOODS = (  # none of them in the plural: there *is* more of it
+    "pear soup", "warm bread", "honey cake", "cold porridge", "onion pie",
+    "egg salad", "plum jam", "gingerbread",
+)  # fmt: skip
 NAME_STARTS = ("Zor", "Bel", "Qui", "Vam", "Plo", "Dri", "Mum", "Tiv", "Gos",
                "Fen", "Kar", "Lup", "Yad", "Hob", "Cle", "Wim")  # fmt: skip
 NAME_ENDS = ("ba", "lo", "nik", "rim", "tuf", "wex", "dle", "mox", "zan",

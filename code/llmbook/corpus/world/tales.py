@@ -88,6 +88,11 @@ def _onlooker(key: str) -> Rule:
     return _people_but(key)
 
 
+def _looks(taken: str) -> Rule:
+    looks = tuple(look for look in lexicon.LOOKS if look != taken)
+    return lexicon.words(f"look:not {taken}", looks)
+
+
 def _known(scene: Scene) -> str:
     return " ".join(scene[k] for k in ("A", "B", "C") if k in scene)
 
@@ -107,7 +112,7 @@ WORDS: dict[str, Rule | Callable[[Scene], Rule]] = {
     "person": _people_but(""),
     "wish": Rule("wish", [lexicon.wish(w) for w in lexicon.WISHES]),
     "place": Rule("place", [lexicon.place(p) for p in lexicon.PLACES]),
-    "look": lexicon.words("look", lexicon.LOOKS),
+    "look": _per_scene(lambda scene: scene.get("spare_look", ""), _looks),
     "weather": _once("weather", lexicon.WEATHERS),
     "hour": _once("hour", lexicon.HOURS),
     "beast": _once("beast", lexicon.BEASTS),
@@ -177,7 +182,7 @@ BEGINNING = {
     "turn": [
         *_tagged(
             "lend",
-            0.3,
+            0.27,
             "<B=partner> had a <look=look> <thing=tool>, and that was "
             "exactly what was needed.",
             "For that one needs <thing=a-tool>, and the only one in Lull, a "
@@ -191,7 +196,7 @@ BEGINNING = {
         ),
         *_tagged(
             "lose",
-            0.3,
+            0.27,
             "{A.He} even owned a <look=look> <thing=tool>, which is more "
             "than most people can say.",
             "Luckily an aunt had left {A.him} a <look=look> <thing=tool> "
@@ -205,7 +210,7 @@ BEGINNING = {
         ),
         *_tagged(
             "swap",
-            0.2,
+            0.16,
             "But all that {A.he} owned was a <spare_look=look> <spare=spare>.",
             "That takes <thing=a-tool>, and {A} had nothing but a "
             "<spare_look=look> <spare=spare>.",
@@ -215,8 +220,20 @@ BEGINNING = {
             "<spare=spare>, which was the wrong thing.",
         ),
         *_tagged(
+            "share",
+            0.14,
+            "The trouble was that <B=partner> wanted it too, and that Lull "
+            "has only one <thing=tool>, a <look=look> one.",
+            "In a window <spot> lay a <look=look> <thing=tool>, but the hand "
+            "of <B=partner> was on it already.",
+            '"So do I," said <B=partner>, who was holding the other end of '
+            "a <look=look> <thing=tool>.",
+            "In all of Lull there was one <look=look> <thing=tool>, and two "
+            "people ran for it: {A} and <B=partner>.",
+        ),
+        *_tagged(
             "visit",
-            0.2,
+            0.16,
             "That same <hour=hour> a stranger came over the bridge, and the "
             "stranger's name was <V=stranger>.",
             "Just then somebody called <V=stranger> stepped off a train "
@@ -281,11 +298,13 @@ LENDING = {
     "chase": [
         "So {A} went on to {C.home}, a little out of breath.",
         "{A} found {C} <spot>, asleep beside {thing.the}.",
-        '"Oh, that," said {C}, who was busy with {C.sells}. "It belongs to '
+        '"Oh, that," said {C}, when {A} rang at {C.home}. "It belongs to '
         '{B}, I suppose."',
         "{C} opened the door with {thing.the} in one hand and a sandwich "
         "in the other.",
-        '"{B} sent me," said {A}, and {C} understood at once.',
+        '"{B} sent me," said {A} at the door of {C}.',
+        "It was {C.sells} that {C} offered first, but {A} pointed at "
+        "{thing.the}.",
     ],
     "give": [
         "{G} gave {A} {thing.the}.",
@@ -300,8 +319,8 @@ LENDING = {
         '"Catch!" cried {G}, and {A} caught {thing.the}.',
     ],
     "give-back": [
-        "The next <hour=hour> {A} gave {thing.the} back to {B}, with a plate "
-        "of <food> on top.",
+        "The next <hour=hour> {A} gave {thing.the} back to {B}, with a "
+        "helping of <food> on top.",
         Option(
             "{A} returned {thing.the} on {due}, as promised.", 2, needs="due"
         ),
@@ -360,7 +379,7 @@ LOSING = {
         "{thing.the} instead.",
     ],
     "tempt": [
-        _nothing(4),
+        _nothing(6),
         "{B} would have liked to keep it.",
         '"A {look} {thing}!" said {B}. "Somebody will be sad tonight."',
         "For a while {B.he} told {B.his} {B.pet} that things belong to "
@@ -388,8 +407,8 @@ LOSING = {
         "straight to {A}.",
     ],
     "thanks": [
-        _nothing(4),
-        "In return {A} gave {B} a bowl of <food>.",
+        _nothing(6),
+        "In return {A} gave {B} a large helping of <food>.",
         '"Ask me for anything," said {A}, and {B} asked for <food>.',
         "{A} wanted to say thank you, but it came out as a sneeze.",
         '"Come with me," said {A}. "Two can {wish} better than one."',
@@ -403,7 +422,7 @@ LOSING = {
         "To this day {A} ties {thing.the} to {A.his} wrist whenever {A.he} "
         "goes out.",
         '"It is half yours," said {A} to {B}, so they take turns: {B} has '
-        "{thing.the} on <day>.",
+        "{thing.the} on <day>s.",
         "{A} wrote {A.his} name on {thing.the}, and under it, smaller, the "
         "name of {B}.",
         "When it rains, {B} comes to look at {thing.the}, and {A} makes tea.",
@@ -437,7 +456,7 @@ SWAPPING = {
         '"Is that {spare.a}?" asked {B}. "I would give anything for it."',
     ],
     "haggle": [
-        _nothing(3),
+        _nothing(6),
         '"Is it a good one?" asked {B}. "It is a {spare_look} one," said {A}.',
         "{B} walked round it <number> times and tapped it with a spoon.",
         '"And <food>," said {B}, who knows how to trade.',
@@ -465,6 +484,35 @@ SWAPPING = {
         "{B} asked about {thing.the} only once, and then showed {A} what "
         "{spare.the} could do.",
         "{spare.The} made {B} famous, but that is another story.",
+    ],
+}
+
+SHARING = {
+    "pull": [
+        "{A} pulled on the left and {B} pulled on the right, and {thing.the} "
+        "squeaked.",
+        '"I saw it first," said {A}.\n\n"I heard it first," said {B}.',
+        "They argued until the <beast=beast> went away.",
+        "Neither of them would let go, not even for <food>.",
+        "{B} said that {A} was {look}, and {A} said that {B} was worse.",
+    ],
+    "settle": [
+        "Then {B} sneezed, and {thing.the} was in the hands of {A}.",
+        'They asked <D=onlooker>, who said: "{A} first, {B} second."',
+        "They threw a button, and it fell for {A}, so {B} let go of "
+        "{thing.the}.",
+        '"Take it," said {B} at last. "My arms are tired."',
+        "At noon {B} gave {thing.the} to {A}, but only until supper.",
+        "Because {B} had a cold, {A} was allowed to have {thing.the} first.",
+    ],
+    "take-turns": [
+        "Then it was the turn of {B}, who took {thing.the} and did it twice.",
+        "Before supper {A} gave {thing.the} to {B}, and they have not "
+        "squabbled since.",
+        "{thing.The} has two handles now, one for {A} and one for {B}.",
+        "{B} has {thing.the} in summer, and in winter {A} has it.",
+        '"My turn," said {B}, and {A} handed {thing.the} over with a bow.',
+        "When {B} asked for {thing.the}, {A} had already polished it.",
     ],
 }
 
@@ -520,7 +568,7 @@ VISITING = {
 
 ENDING = {
     "trouble": [
-        _nothing(3),
+        _nothing(6),
         "It began to rain, first a little and then all at once.",
         "On the way {A} met <D=onlooker>, who wanted to know everything.",
         '"That will never work," said the <beast=beast>.',
@@ -531,8 +579,11 @@ ENDING = {
         ),
         "{A} fears {A.fears}, but on that <hour=hour> {A.he} feared nothing.",
         "Twice {A} lost the way, and once {A.he} lost a boot.",
-        "Half of Lull came along to watch, and the other half pretended "
-        "not to.",
+        Option(
+            "Half of Lull came along to watch, and the other half pretended "
+            "not to.",
+            tag="crowd",
+        ),
         "{A.He} waited until <day>, because nothing good ever happens in a "
         "hurry.",
         '"Now or never," said {A}, and then had a sandwich first.',
@@ -547,8 +598,11 @@ ENDING = {
         "{wish.past}.",
         "What happened next is in the school books: {A} took {thing.the} "
         "and {wish.past}.",
-        "Nobody but the <beast=beast> saw how {A} {wish.past}, and how "
-        "{thing.the} shone.",
+        Option(
+            "Nobody but the <beast=beast> saw how {A} {wish.past}, and how "
+            "{thing.the} shone.",
+            unless="crowd",
+        ),
         "{A} {wish.past} that very <hour=hour>, and {thing.the} did most of "
         "the work.",
         '"Now!" cried {A}, held up {thing.the}, and {wish.past} as if it '
@@ -557,7 +611,7 @@ ENDING = {
         "{wish.past}.",
     ],
     "cheer": [
-        _nothing(3),
+        _nothing(6),
         "The <beast=beast> clapped.",
         "It was quiet for a moment, and then somebody laughed for joy.",
         '"Well," said {A}, "that was not so hard."',
@@ -570,7 +624,7 @@ ENDING = {
         "{A} sat down on the ground, laughed, and ate <food>.",
     ],
     "moral": [
-        _nothing(3),
+        _nothing(6),
         "That is why people in Lull say that a wish weighs less when two "
         "carry it.",
         "Ask the <beast=beast> if you do not believe it.",
@@ -585,7 +639,7 @@ ENDING = {
     ],
 }
 
-PARTS = (BEGINNING, LENDING, LOSING, SWAPPING, VISITING, ENDING)
+PARTS = (BEGINNING, LENDING, LOSING, SWAPPING, SHARING, VISITING, ENDING)
 RULES = {
     **WORDS,
     **{
@@ -605,8 +659,10 @@ def tell_story(page: Page) -> None:
     page.put("\n\n")
     _MIDDLES[turn](page)
     page.put("\n\n")
-    troubled = page.say("trouble") != "nothing"
-    page.say("deed", " " if troubled else "")
+    trouble = page.say("trouble")
+    if trouble == "crowd":
+        page.scene["crowd"] = "yes"
+    page.say("deed", "" if trouble == "nothing" else " ")
     page.say("cheer", " ")
     page.say("gap")
     page.say(_LAST[turn])
@@ -617,7 +673,7 @@ def _lend(page: Page) -> None:
     page.say("call")
     page.say("ask", " ")
     page.call("G", "B")
-    if page.say("answer", "\n\n") == "relay":
+    if page.say("answer", " ") == "relay":
         page.say("chase", " ")
         page.call("G", "C")
     page.say("give", " ")
@@ -635,7 +691,12 @@ def _swap(page: Page) -> None:
     page.say("meet")
     page.say("offer", " ")
     page.say("haggle", " ")
-    page.say("trade", "\n\n")
+    page.say("trade", " ")
+
+
+def _share(page: Page) -> None:
+    page.say("pull")
+    page.say("settle", " ")
 
 
 def _visit(page: Page) -> None:
@@ -644,10 +705,17 @@ def _visit(page: Page) -> None:
     page.say("gift", " ")
 
 
-_MIDDLES = {"lend": _lend, "lose": _lose, "swap": _swap, "visit": _visit}
+_MIDDLES = {
+    "lend": _lend,
+    "lose": _lose,
+    "swap": _swap,
+    "share": _share,
+    "visit": _visit,
+}
 _LAST = {
     "lend": "give-back",
     "lose": "leave-with",
     "swap": "both",
+    "share": "take-turns",
     "visit": "farewell",
 }
