@@ -14,7 +14,7 @@ from tools.common import BUILD, ROOT
 
 pytestmark = pytest.mark.pdf
 FEWEST_PAGES = 60
-A4 = (595.28, 841.89)  # points
+PAGE = (535.75, 697.32)  # points: 189 by 246 mm, crown quarto
 WIDEST_OVERFULL = 12.0  # points that a line may stick out unseen
 LOG = BUILD / "latex" / "llmbook.log"
 
@@ -44,8 +44,8 @@ def plain(text: str) -> str:
 def test_it_has_the_pages_of_a_book_and_of_one_size(reader):
     assert len(reader.pages) >= FEWEST_PAGES
     for page in reader.pages:
-        assert float(page.mediabox.width) == pytest.approx(A4[0], abs=1)
-        assert float(page.mediabox.height) == pytest.approx(A4[1], abs=1)
+        assert float(page.mediabox.width) == pytest.approx(PAGE[0], abs=1)
+        assert float(page.mediabox.height) == pytest.approx(PAGE[1], abs=1)
 
 
 def test_it_says_what_it_is(reader):

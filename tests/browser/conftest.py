@@ -8,62 +8,17 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-HTML = ROOT / "_build" / "html"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+from tests.browser.browsing import (
+    CHROMIUM,
+    HTML,
+    QUIET,
+    SilentHandler,
+    Site,
+    record,
 )
-THEMES = ("light", "dark")
-
-
-class SilentHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
-
-    def log_message(self, *words: object) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Site:
-    """The built site: its folder, and its addresses over http and file."""
-
-    path: Path
-    http: str
-    file: str
-
-    def pages(self) -> list[str]:
-        """Every page of the book, as paths from the site's root."""
-        found = [
-            path.relative_to(self.path).as_posix()
-            for path in sorted((self.path / "book").glob("*.html"))
-        ]
-        return [*found, "search.html", "genindex.html"]
-
-
-@dataclass
-class Record:
-    """What a page asked for and complained about."""
-
-    base: str
-    requests: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    def left(self) -> list[str]:
-        """The requests that left the site."""
-        kept = (self.base, "data:", "blob:", "about:")
-        return [url for url in self.requests if not url.startswith(kept)]
 
 
 @pytest.fixture(scope="session")
@@ -93,22 +48,6 @@ def browser():
         launched = running.chromium.launch(executable_path=found, args=QUIET)
         yield launched
         launched.close()
-
-
-def record(page, base: str) -> Record:
-    """Write down a page's requests and errors from now on."""
-    kept = Record(base)
-    page.on("request", lambda request: kept.requests.append(request.url))
-    page.on("pageerror", lambda error: kept.errors.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            kept.errors.append(message.text)
-            if message.type == "error"
-            else None
-        ),
-    )
-    return kept
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
-from .conftest import HTML, ROOT, THEMES, record
+from tests.browser.browsing import HTML, ROOT, THEMES, record
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = sorted(
@@ -118,33 +117,6 @@ def test_ids_are_unique_on_a_page(new_page, path):
     page, _ = new_page(path)
     ids = page.locator("[id]").evaluate_all("all => all.map(n => n.id)")
     assert sorted(ids) == sorted(set(ids))
-
-
-def test_links_inside_the_site_resolve():
-    ids: dict[str, set[str]] = {}
-    links: list[tuple[str, str]] = []
-    for path in [*HTML.glob("*.html"), *HTML.glob("book/*.html")]:
-        name = path.relative_to(HTML).as_posix()
-        text = path.read_text(encoding="utf-8")
-        ids[name] = set(re.findall(r'\bid="([^"]+)"', text))
-        links += [(name, u) for u in re.findall(r'href="([^"]+)"', text)]
-    missing = [
-        (page, link) for page, link in links if not resolves(page, link, ids)
-    ]
-    assert missing == []
-
-
-def resolves(page: str, link: str, ids: dict[str, set[str]]) -> bool:
-    """Whether a link's file is there, and its place in the page."""
-    if re.match(r"[a-z]+:|//|#$", link):
-        return True
-    target, fragment = urldefrag(urljoin(page, link))
-    target = unquote(target).split("?")[0] or page
-    if not (HTML / target).exists():
-        return False
-    return (
-        not fragment or target not in ids or unquote(fragment) in ids[target]
-    )
 
 
 def test_a_code_cell_s_copy_button_copies_its_source(browser, site):
