@@ -10,7 +10,7 @@ from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
 
 SENTENCE = "Ona lost the kite, but Tam found it."
-STEPS, BATCH, LENGTH = 200, 16, 24
+STEPS, BATCH, LENGTH = 150, 12, 24
 
 
 def _stories(count: int) -> str:

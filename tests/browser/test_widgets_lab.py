@@ -1,0 +1,202 @@
+"""The interactive figures in a live JupyterLab: page and Python agree."""
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import trained
+from playwright.sync_api import expect, sync_playwright
+from test_widgets import CHROMIUM, CONTEXTS, FLAGS, WIDE
+
+START_SECONDS = 60  # a slow machine's server; usually three
+RUN_MILLISECONDS = 60_000  # a slow machine's kernel importing torch
+
+CELLS = [
+    """import torch
+from llmbook.widgets import AttentionExplorer, SamplingExplorer
+stored = torch.load("stored.pt")
+attention = AttentionExplorer(stored["weights"], stored["tokens"])
+sampling = SamplingExplorer(
+    stored["logits"], stored["vocabulary"], contexts=stored["contexts"])
+attention""",
+    "sampling",
+    """print("seen", attention.layer, attention.head, attention.query,
+      attention.key, repr(attention.weight))
+print("chosen", sampling.temperature, sampling.top_k, sampling.choice,
+      sampling.draws, sampling.counts() == dict(stored["counts"]))""",
+    """attention.layer, attention.query, attention.key = 1, 5, 2
+sampling.top_p, sampling.choice = 0.75, 0
+print("set")""",
+]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def write_notebook(folder):
+    """The notebook, and what its cells load; returns the figures' data."""
+    weights, tokens = trained.weights()
+    rows, vocabulary = trained.logits(*CONTEXTS)
+    stored = {
+        "weights": weights,
+        "tokens": tokens,
+        "logits": rows,
+        "vocabulary": vocabulary,
+        "contexts": list(CONTEXTS),
+    }
+    from llmbook.widgets import SamplingExplorer
+
+    expected = SamplingExplorer(
+        rows, vocabulary, temperature=1.5, top_k=3, choice=1, draws=100
+    )
+    stored["counts"] = expected.counts()
+    torch.save(stored, folder / "stored.pt")
+    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    nbformat.write(book, folder / "figures.ipynb")
+    return weights
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab of its own: on loopback, with a token, no settings."""
+    home = tmp_path_factory.mktemp("home")
+    folder = tmp_path_factory.mktemp("lab")
+    weights = write_notebook(folder)
+    port, token = free_port(), secrets.token_hex(16)
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("LLMBOOK_LIVE", None)
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    log = (folder / "server.log").open("w")
+    server = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, cwd=folder
+    )
+    base = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(f"{base}/api/status?token={token}", server, log.name)
+        yield f"{base}/doc/tree/figures.ipynb?token={token}", weights
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def wait_for(address, server, log):
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                json.load(answer)
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("JupyterLab did not start:\n" + Path(log).read_text())
+
+
+@pytest.fixture
+def notebook(lab):
+    """The notebook open in Chromium, its first two cells run."""
+    address, weights = lab
+    path = CHROMIUM if Path(CHROMIUM).exists() else None
+    errors = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        page = browser.new_page(viewport={**WIDE, "height": 3000})
+        page.set_default_timeout(RUN_MILLISECONDS)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        cells = page.locator(".jp-Notebook .jp-CodeCell")
+        expect(cells).to_have_count(len(CELLS), timeout=RUN_MILLISECONDS)
+        yield page, cells, weights
+        browser.close()
+    assert errors == []
+
+
+def run(page, cell):
+    """Run one cell, as a reader does, and wait until it has its number."""
+    ready = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    ready.wait_for(timeout=RUN_MILLISECONDS)
+    cell.locator(".cm-content").click()
+    expect(cell.locator(".cm-content")).to_be_focused()
+    page.keyboard.press("Control+Enter")
+    expect(cell.locator(".jp-InputPrompt")).to_have_text(
+        re.compile(r"\[\d+\]"), timeout=RUN_MILLISECONDS
+    )
+
+
+def test_lab_and_python_see_the_same_values(notebook):
+    page, cells, weights = notebook
+    for i in range(2):
+        run(page, cells.nth(i))
+    one, other = (cells.nth(i).locator(".root") for i in range(2))
+    expect(one.locator(".readout data")).to_be_visible()
+    expect(one).to_have_attribute("data-theme", "light")
+
+    one.get_by_label("Head").select_option("2")  # by hand
+    one.locator('.cell[data-query="6"][data-key="4"]').hover()
+    page.keyboard.press("Escape")
+    one.locator('.cell[data-query="6"][data-key="4"]').click()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowDown")
+    other.get_by_label("Context").select_option("1")
+    other.get_by_label("temperature").fill("1.5")
+    other.get_by_label("top-k").fill("2")  # the third step is 3
+    other.get_by_role("button", name="Draw 100").click()
+    weight = weights[0, 0, 2, 7, 3].item()
+    expect(one.locator(".readout")).to_contain_text(f"{weight:.6f}")
+
+    run(page, cells.nth(2))  # Python sees it
+    output = cells.nth(2).locator(".jp-OutputArea-output")
+    expect(output).to_contain_text(f"seen 0 2 7 3 {weight!r}")
+    expect(output).to_contain_text("chosen 1.5 3 1 100 True")
+
+    run(page, cells.nth(3))  # Python moves it
+    weight = weights[1, 0, 2, 5, 2].item()
+    expect(one.locator(".readout data")).to_have_attribute(
+        "value", re.compile(re.escape(f"{weight:.7f}"[:8]))
+    )
+    expect(one.get_by_label("Layer")).to_have_value("1")
+    expect(other.get_by_label("top-p")).to_have_value("0.75")
+    expect(other.get_by_label("Context")).to_have_value("0")
