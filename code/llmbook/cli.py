@@ -1,0 +1,217 @@
+"""The ``llmbook`` command: train, generate, evaluate, tokenize.
+
+Each subcommand is a dataclass whose fields are its options. A folder that
+``train`` fills holds ``model.safetensors``, ``tokenizer.json`` and
+``run.json``; the others read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from llmbook import checkpoint, runtime
+from llmbook.config import GPTConfig, TrainConfig, preset
+from llmbook.corpus import Batches, TokenShard, load_corpus
+from llmbook.model import GPT
+from llmbook.sampling import stream
+from llmbook.tokenizer import BPETokenizer, gpt2
+from llmbook.train import CHECKPOINT_NAME, document_loss, train
+
+EXIT_BAD_INPUT = 1  # what was asked cannot be done; the message says why
+EXIT_USAGE = 2  # argparse's and tyro's own, for a wrong command line
+EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+MODEL_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
+
+
+@dataclass
+class Train:
+    """Train a tokenizer and a model on a corpus, from nothing."""
+
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder for the model, its tokenizer and its record."""
+    corpus: str = "world"
+    """"world", "austen", or a folder of .txt files."""
+    documents: int | None = 10_000
+    """How many documents of a generated corpus."""
+    model: GPTConfig = field(default_factory=lambda: preset("running"))
+    training: TrainConfig = field(default_factory=TrainConfig)
+    resume: bool = False
+    """Go on from the checkpoint in the folder."""
+
+    def run(self) -> str:
+        corpus = load_corpus(self.corpus, documents=self.documents)
+        tokenizer = BPETokenizer.train(
+            corpus.train_texts, self.model.vocab_size
+        )
+        tokenizer.save(self.out / TOKENIZER_NAME)
+        shape = replace(self.model, vocab_size=tokenizer.vocab_size)
+        seed = self.training.seed + runtime.seed_offset()
+        generator = torch.Generator().manual_seed(seed)
+        model = GPT(shape, generator).to(runtime.best_device())
+        T, B = shape.context_length, self.training.batch_size
+        texts = {
+            "train": corpus.train_texts,
+            "validation": corpus.validation_texts,
+        }
+        batches, held_out = (
+            Batches(
+                TokenShard.write(self.out / name, text, tokenizer).tokens,
+                T,
+                B,
+                seed=seed,
+            )
+            for name, text in texts.items()
+        )
+        history = train(
+            model,
+            batches,
+            self.training,
+            validation=held_out,
+            run_dir=self.out,
+            resume=self.resume,
+        )
+        checkpoint.save(self.out / MODEL_NAME, model)
+        (self.out / CHECKPOINT_NAME).unlink(missing_ok=True)
+        record = json.dumps(history.to_dict())
+        (self.out / "run.json").write_text(record, encoding="utf-8")
+        return (
+            f"trained {history.steps} steps in {history.seconds:.0f} s, "
+            f"{history.evaluations[-1][1]:.3f} nats a token held out: "
+            f"{self.out}"
+        )
+
+
+@dataclass
+class Generate:
+    """Write on from a prompt."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """What `llmbook train` filled."""
+    prompt: Annotated[str, tyro.conf.Positional] = ""
+    """The text to go on from; empty begins a new document."""
+    max_new_tokens: int = 200
+    temperature: float = 1.0
+    """0 always takes the likeliest token."""
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int = 0
+
+    def run(self) -> str:
+        model, tokenizer = read_folder(self.folder)
+        end = tokenizer.end_of_text
+        prompt = [end, *tokenizer.encode(self.prompt)]
+        shown, count = self.prompt, 0
+        ids: list[int] = []
+        for token in stream(
+            model,
+            prompt,
+            self.max_new_tokens,
+            stop_tokens=[end],
+            seed=self.seed,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+        ):
+            count += 1
+            if token != end:
+                ids.append(token)
+        print(shown + tokenizer.decode(ids))
+        return f"{count} tokens from {self.folder}"
+
+
+@dataclass
+class Evaluate:
+    """Measure loss and perplexity on held-out documents."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """What `llmbook train` filled."""
+    corpus: str = "world"
+    """"world", "austen", or a folder of .txt files."""
+    documents: int | None = 10_000
+    """The number the model was trained with: it fixes the split."""
+    scored: int = 100
+    """How many held-out documents are scored."""
+
+    def run(self) -> str:
+        model, tokenizer = read_folder(self.folder)
+        corpus = load_corpus(self.corpus, documents=self.documents)
+        held_out = corpus.validation[: self.scored]
+        ids = [tokenizer.encode(d.text) for d in held_out]
+        loss = document_loss(model, ids, tokenizer.end_of_text)
+        known = [d.logprob for d in held_out if d.logprob is not None]
+        if len(known) == len(held_out):
+            floor = -sum(known) / sum(len(i) + 1 for i in ids)
+            print(f"least possible: {floor:.4f} nats a token")
+        return (
+            f"loss {loss:.4f} nats a token, perplexity "
+            f"{math.exp(loss):.3f}, over {len(held_out)} documents"
+        )
+
+
+@dataclass
+class Tokenize:
+    """Show a text's tokens and their ids."""
+
+    text: Annotated[str, tyro.conf.Positional]
+    tokenizer: str = "gpt2"
+    """"gpt2", a tokenizer.json, or a folder that holds one."""
+
+    def run(self) -> str:
+        path = Path(self.tokenizer)
+        if self.tokenizer == "gpt2":
+            chosen = gpt2()
+        else:
+            chosen = BPETokenizer.load(
+                path / TOKENIZER_NAME if path.is_dir() else path
+            )
+        ids = chosen.encode(self.text, on_special="text")
+        for token in ids:
+            print(f"{token:>7}  {chosen.token_bytes(token)!r}")
+        return f"{len(ids)} tokens, {len(self.text.encode())} bytes"
+
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+)
+
+
+def read_folder(folder: Path) -> tuple[GPT, BPETokenizer]:
+    """The model and tokenizer that ``llmbook train`` left in ``folder``."""
+    model = checkpoint.load_model(folder / MODEL_NAME)
+    return model, BPETokenizer.load(folder / TOKENIZER_NAME)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code says how it went.
+
+    0 it worked, 1 it could not be done (one line on stderr says why), 2 the
+    command line was wrong, 130 interrupted.
+    """
+    try:
+        command = tyro.cli(Command, args=arguments, prog="llmbook")
+        print(command.run())
+    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        print(f"llmbook: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("llmbook: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""The one running model: found by its hash, trained once, never another."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from llmbook import running
+from llmbook.config import GPTConfig, TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.getbasetemp() / "models"
+    monkeypatch.setenv(running.FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv("LLMBOOK_BUDGET", "smoke")
+    monkeypatch.setattr(running, "recipe", tiny_recipe)
+    return folder
+
+
+def tiny_recipe(steps=20):
+    return running.Recipe(
+        documents=120,
+        model=GPTConfig(
+            vocab_size=300, context_length=32, n_layer=1, n_head=2, n_embd=16
+        ),
+        train=TrainConfig(
+            steps=steps, batch_size=4, eval_every=5, eval_batches=2
+        ),
+    )
+
+
+@pytest.fixture
+def model():
+    return running.load_running(progress=False)
+
+
+def test_the_model_comes_with_all_that_belongs_to_it(model):
+    assert model.config.vocab_size == model.tokenizer.vocab_size
+    assert model.history.steps == 20
+    assert [s for s, _ in model.history.evaluations] == [0, 5, 10, 15, 20]
+    assert model.corpus.entropy > 0
+    assert int(model.shard.tokens.max()) == model.tokenizer.end_of_text
+    assert model.validation_shard.manifest is not None
+    assert 0 < model.entropy_per_token < model.document_loss
+    assert model.document_loss < math.log(model.config.vocab_size) + 0.5
+
+
+def test_the_floor_is_the_corpus_entropy_over_its_tokens(model):
+    documents = model.corpus.validation
+    assert len(documents) < running.SCORED_DOCUMENTS
+    tokens = sum(len(model.tokenizer.encode(d.text)) + 1 for d in documents)
+    expected = model.corpus.entropy * len(documents) / tokens
+    assert model.entropy_per_token == pytest.approx(expected)
+
+
+def test_the_second_call_reads_the_same_model(model, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(running, "train_running", refuse)
+    again = running.load_running()
+    for p, q in zip(
+        model.model.parameters(), again.model.parameters(), strict=True
+    ):
+        assert torch.equal(p, q)
+    assert again.history == model.history
+
+
+def test_snapshots_run_from_gibberish_to_the_final_model(model):
+    steps = [s.step for s in model.snapshots]
+    assert steps == running.snapshot_steps(20)
+    assert steps[0] == 0 and steps[-1] == 20
+    assert all(s.sample for s in model.snapshots)
+    idx = torch.tensor([[model.tokenizer.end_of_text, 5, 6]])
+    last = model.snapshots[-1].model()
+    torch.testing.assert_close(
+        last(idx)[0], model.model(idx)[0], atol=0.02, rtol=0.02
+    )
+    assert not torch.allclose(
+        model.snapshots[0].model()(idx)[0], model.model(idx)[0], atol=0.02
+    )
+
+
+def test_an_interrupted_run_is_taken_up_and_ends_as_the_whole_one(
+    model, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(running.FOLDER_VARIABLE, str(tmp_path))
+    honest = running.train
+
+    def cut(*arguments, callbacks, **options):
+        def power_cut(step, model, history):
+            if step == 13:
+                raise KeyboardInterrupt
+
+        return honest(*arguments, callbacks=[*callbacks, power_cut], **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "train", cut)
+        with pytest.raises(KeyboardInterrupt):
+            running.load_running(progress=False)
+    resumed = running.load_running(progress=False)
+    assert resumed.history.loss == model.history.loss
+    assert [s.sample for s in resumed.snapshots] == [
+        s.sample for s in model.snapshots
+    ]
+    for p, q in zip(
+        model.model.parameters(), resumed.model.parameters(), strict=True
+    ):
+        assert torch.equal(p, q)
+
+
+def test_the_folder_is_named_after_settings_and_code(monkeypatch):
+    first = running.fingerprint(tiny_recipe())
+    assert first == running.fingerprint(tiny_recipe())
+    assert first != running.fingerprint(tiny_recipe(steps=21))
+    monkeypatch.setattr(running, "code_hash", lambda: "other code")
+    assert first != running.fingerprint(tiny_recipe())
+
+
+def write_package(folder, body):
+    for name in running.CODE:
+        path = folder / name
+        if path.suffix:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(body if name == "train.py" else "x = 1\n")
+        else:
+            path.mkdir(parents=True)
+            (path / "__init__.py").write_text("")
+    return running.code_hash(folder)
+
+
+def test_comments_and_docstrings_do_not_change_the_hash(tmp_path):
+    plain = write_package(
+        tmp_path / "a", 'def f():\n    """One."""\n    return 1\n'
+    )
+    reworded = write_package(
+        tmp_path / "b",
+        'def f():\n    """Another."""\n    # a reason\n    return 1\n',
+    )
+    changed = write_package(
+        tmp_path / "c", 'def f():\n    """One."""\n    return 2\n'
+    )
+    assert plain == reworded != changed
+
+
+def test_every_file_that_the_hash_names_exists():
+    package = running.Path(running.__file__).parent
+    assert [n for n in running.CODE if not (package / n).exists()] == []
+
+
+@pytest.mark.parametrize("budget", ["smoke", "quick", "laptop", "gpu"])
+def test_each_budget_has_a_model_of_its_own(budget, monkeypatch):
+    monkeypatch.undo()
+    names = set()
+    for name in ("smoke", "quick", "laptop", "gpu"):
+        monkeypatch.setenv("LLMBOOK_BUDGET", name)
+        names.add(running.fingerprint(running.recipe()))
+    assert len(names) == 4
+    monkeypatch.setenv("LLMBOOK_BUDGET", budget)
+    before = running.fingerprint(running.recipe())
+    monkeypatch.setenv("LLMBOOK_SEED", "1")
+    assert running.fingerprint(running.recipe()) != before
+
+
+def test_the_number_format_is_part_of_the_name(monkeypatch):
+    monkeypatch.undo()
+    names = set()
+    for dtype in ("float32", "bfloat16"):
+        monkeypatch.setenv("LLMBOOK_DTYPE", dtype)
+        names.add(running.fingerprint(running.recipe()))
+    assert len(names) == 2
+
+
+def test_a_folder_that_cannot_be_made_names_the_variable(
+    tmp_path, monkeypatch
+):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv(running.FOLDER_VARIABLE, str(blocked / "models"))
+    with pytest.raises(ValueError, match="LLMBOOK_MODELS"):
+        running.load_running()
+
+
+def test_without_the_variable_models_live_in_the_build_folder(monkeypatch):
+    monkeypatch.delenv(running.FOLDER_VARIABLE)
+    folder = running.models_folder()
+    assert folder.parts[-2:] == ("_build", "models")
+
+
+def test_the_command_says_loss_floor_and_place(model, capsys):
+    assert running.main() == 0
+    line = capsys.readouterr().out.strip()
+    assert f"{model.document_loss:.3f} nats a token" in line
+    assert str(model.folder) in line
+    assert json.loads((model.folder / running.RESULT_NAME).read_text())
