@@ -3,16 +3,15 @@
 import base64
 import html
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import trained
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from llmbook.widgets import AttentionExplorer, SamplingExplorer
+from tests.browser import trained
+from tests.browser.browsing import ROOT, record
 
-ROOT = Path(__file__).parents[2]
 CONTEXTS = ("Ona lost the", "Ona lost the kite, but")
 HOSTILE = "</script><script>document.title='taken'</script>\u2028<b>"
 WIDE, NARROW = {"width": 900, "height": 900}, {"width": 390, "height": 800}
@@ -20,25 +19,6 @@ PIXEL = base64.b64decode(  # a picture of one pixel: drawing takes a second
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
     "cQAAAABJRU5ErkJggg=="
 )
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    path = CHROMIUM if Path(CHROMIUM).exists() else None
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +34,11 @@ def sampling():
 
 
 @pytest.fixture
-def show(chromium, tmp_path):
+def show(browser, tmp_path):
     """Open figures in a page; nothing may be asked for or complained of."""
-    contexts, faults = [], []
+    contexts, records = [], []
 
-    def open_page(*figures, viewport=WIDE, theme="light", **options):
+    def open_page(*figures, viewport=WIDE, theme="light"):
         body = "".join(f.to_html(PIXEL) for f in figures)
         page_file = tmp_path / "page.html"
         page_file.write_text(
@@ -67,18 +47,10 @@ def show(chromium, tmp_path):
             f"<main><h1>Page</h1>{body}</main></body></html>",
             "utf-8",
         )
-        context = chromium.new_context(viewport=viewport, **options)
+        context = browser.new_context(viewport=viewport)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: faults.append(message.text))
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith(("file:", "data:"))
-                or faults.append(request.url)
-            ),
-        )
+        records.append(record(page, page_file.as_uri()))
         page.goto(page_file.as_uri())
         page.locator(".root[data-theme]").first.wait_for()
         return page
@@ -86,7 +58,7 @@ def show(chromium, tmp_path):
     yield open_page
     for context in contexts:
         context.close()
-    assert faults == []
+    assert [kept.left() + kept.errors for kept in records] == [[]]
 
 
 def violations(page):
@@ -229,8 +201,8 @@ def test_two_maps_on_a_page_keep_to_themselves(show, attention):
     expect(hosts.nth(1).get_by_label("Head")).to_have_value("0")
 
 
-def test_without_scripts_the_picture_stands_there(show, attention, chromium):
-    context = chromium.new_context(java_script_enabled=False)
+def test_without_scripts_the_picture_stands_there(attention, browser):
+    context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.set_content(attention.to_html(PIXEL))
     picture = page.locator(".llm-explorer img")

@@ -14,10 +14,12 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-import trained
-from playwright.sync_api import expect, sync_playwright
-from test_widgets import CHROMIUM, CONTEXTS, FLAGS, WIDE
+from playwright.sync_api import expect
 
+from llmbook.widgets import SamplingExplorer
+from tests.browser import trained
+
+CONTEXTS = ("Ona lost the", "Ona lost the kite, but")
 START_SECONDS = 60  # a slow machine's server; usually three
 RUN_MILLISECONDS = 60_000  # a slow machine's kernel importing torch
 
@@ -57,8 +59,6 @@ def write_notebook(folder):
         "vocabulary": vocabulary,
         "contexts": list(CONTEXTS),
     }
-    from llmbook.widgets import SamplingExplorer
-
     expected = SamplingExplorer(
         rows, vocabulary, temperature=1.5, top_k=3, choice=1, draws=100
     )
@@ -136,21 +136,18 @@ def wait_for(address, server, log):
 
 
 @pytest.fixture
-def notebook(lab):
-    """The notebook open in Chromium, its first two cells run."""
+def notebook(lab, browser):
+    """The notebook open in the browser: its page, cells and weights."""
     address, weights = lab
-    path = CHROMIUM if Path(CHROMIUM).exists() else None
-    errors = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(viewport={**WIDE, "height": 3000})
-        page.set_default_timeout(RUN_MILLISECONDS)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        cells = page.locator(".jp-Notebook .jp-CodeCell")
-        expect(cells).to_have_count(len(CELLS), timeout=RUN_MILLISECONDS)
-        yield page, cells, weights
-        browser.close()
+    page = browser.new_page(viewport={"width": 900, "height": 3000})
+    page.set_default_timeout(RUN_MILLISECONDS)
+    errors = []  # exceptions only: what Lab itself logs is its own affair
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    cells = page.locator(".jp-Notebook .jp-CodeCell")
+    expect(cells).to_have_count(len(CELLS), timeout=RUN_MILLISECONDS)
+    yield page, cells, weights
+    page.close()
     assert errors == []
 
 
