@@ -6,6 +6,7 @@ text in its header. Nothing is pickled, so reading one never runs code.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -76,7 +77,8 @@ def save(
         save_file(tensors, beside, metadata={FORMAT: json.dumps(header)})
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise CheckpointError(_why_not_written(path, error)) from error
     return path
 

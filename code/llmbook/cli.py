@@ -49,33 +49,20 @@ class Train:
 
     def run(self) -> str:
         corpus = load_corpus(self.corpus, documents=self.documents)
-        tokenizer = BPETokenizer.train(
-            corpus.train_texts, self.model.vocab_size
-        )
+        V = self.model.vocab_size
+        tokenizer = BPETokenizer.train(corpus.train_texts, V)
         tokenizer.save(self.out / TOKENIZER_NAME)
         shape = replace(self.model, vocab_size=tokenizer.vocab_size)
         seed = self.training.seed + runtime.seed_offset()
         generator = torch.Generator().manual_seed(seed)
         model = GPT(shape, generator).to(runtime.best_device())
-        T, B = shape.context_length, self.training.batch_size
-        texts = {
-            "train": corpus.train_texts,
-            "validation": corpus.validation_texts,
-        }
-        batches, held_out = (
-            Batches(
-                TokenShard.write(self.out / name, text, tokenizer).tokens,
-                T,
-                B,
-                seed=seed,
-            )
-            for name, text in texts.items()
-        )
         history = train(
             model,
-            batches,
+            self._batches("train", corpus.train_texts, tokenizer),
             self.training,
-            validation=held_out,
+            validation=self._batches(
+                "validation", corpus.validation_texts, tokenizer
+            ),
             run_dir=self.out,
             resume=self.resume,
         )
@@ -87,6 +74,17 @@ class Train:
             f"trained {history.steps} steps in {history.seconds:.0f} s, "
             f"{history.evaluations[-1][1]:.3f} nats a token held out: "
             f"{self.out}"
+        )
+
+    def _batches(
+        self, name: str, texts: list[str], tokenizer: BPETokenizer
+    ) -> Batches:
+        shard = TokenShard.write(self.out / name, texts, tokenizer)
+        return Batches(
+            shard.tokens,
+            self.model.context_length,
+            self.training.batch_size,
+            seed=self.training.seed + runtime.seed_offset(),
         )
 
 

@@ -1,0 +1,116 @@
+"""The command: what it prints, where it fails, and with which code."""
+
+import json
+import math
+
+import pytest
+
+from llmbook import cli
+
+TINY = [
+    "--documents=120",
+    "--model.vocab-size=300",
+    "--model.context-length=32",
+    "--model.n-layer=1",
+    "--model.n-head=2",
+    "--model.n-embd=16",
+    "--training.steps=6",
+    "--training.batch-size=4",
+    "--training.eval-every=3",
+    "--training.eval-batches=2",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "model"
+    assert cli.main(["train", str(path), *TINY]) == 0
+    return path
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def test_train_leaves_model_tokenizer_and_record(folder):
+    names = {p.name for p in folder.iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "run.json"} <= names
+    record = json.loads((folder / "run.json").read_text())
+    assert len(record["loss"]) == 6
+
+
+def test_generate_is_seeded_and_goes_on_from_the_prompt(folder, capsys):
+    outputs = []
+    for seed in ("1", "1", "2"):
+        arguments = ["generate", str(folder), "Ona", "--seed", seed]
+        assert cli.main([*arguments, "--max-new-tokens=8"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0].startswith("Ona")
+    assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_evaluate_prints_loss_perplexity_and_the_floor(folder, capsys):
+    arguments = ["evaluate", str(folder), "--documents=120", "--scored=3"]
+    assert cli.main(arguments) == 0
+    floor, result = capsys.readouterr().out.strip().splitlines()
+    loss = float(result.split()[1])
+    assert float(floor.split()[2]) < loss
+    perplexity = float(result.split("perplexity ")[1].split(",")[0])
+    assert perplexity == pytest.approx(math.exp(loss), rel=1e-3)
+
+
+def test_tokenize_shows_ids_and_bytes(folder, capsys):
+    arguments = ["tokenize", "<|endoftext|> é", "--tokenizer", str(folder)]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "16 bytes" in out
+    assert "299" not in out  # text never becomes a control token
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["generate", "nowhere", "Ona"], 1, "there is no checkpoint"),
+        (["train", "out", "--corpus=nowhere"], 1, "nowhere"),
+        (["tokenize", "a", "--tokenizer=nowhere"], 1, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_without_a_traceback(
+    arguments, code, word, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("llmbook: ") and word in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["train", "out", "--training.steps=x"],
+        ["train", "out", "--model.n-embd=10", "--model.n-head=3"],
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+def test_help_exits_with_0(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(c in shown for c in ("train", "generate", "evaluate"))
+
+
+def test_an_interruption_exits_with_130(monkeypatch, capsys):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Tokenize, "run", interrupt)
+    assert cli.main(["tokenize", "a"]) == 130
