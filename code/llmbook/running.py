@@ -88,8 +88,8 @@ def recipe() -> Recipe:
         ),
         quick=preset("running"),
     )
-    steps = runtime.pick(smoke=60, quick=700, laptop=6_000, gpu=12_000)
-    rate = runtime.pick(smoke=4e-3, quick=3e-3, laptop=2e-3)
+    steps = runtime.pick(smoke=60, quick=860, laptop=8_000, gpu=20_000)
+    rate = runtime.pick(smoke=4e-3, quick=4e-3, laptop=2e-3)
     settings = TrainConfig(
         steps=steps,
         batch_size=runtime.pick(smoke=8, quick=8, laptop=16, gpu=64),
@@ -98,8 +98,6 @@ def recipe() -> Recipe:
         warmup_steps=max(5, steps // 20),
         eval_every=math.ceil(steps / 20),
         eval_batches=runtime.pick(smoke=2, quick=6),
-        weight_decay=0.1,
-        beta2=0.98,
     )
     return Recipe(
         documents=runtime.pick(smoke=600, quick=14_000, laptop=100_000),
