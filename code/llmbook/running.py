@@ -83,8 +83,8 @@ def recipe() -> Recipe:
     """The running model of the current budget, seed and machine."""
     device = runtime.best_device()
     model = runtime.pick(
-        smoke=preset(
-            "running", vocab_size=512, context_length=128, n_layer=2, n_embd=64
+        smoke=GPTConfig(
+            vocab_size=512, context_length=128, n_layer=2, n_head=4, n_embd=64
         ),
         quick=preset("running"),
     )
