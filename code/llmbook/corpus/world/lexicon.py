@@ -5,7 +5,11 @@ Everything here holds in every document, so that a model can learn it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .engine import Option, Rule
+
+RANK_OF_FIRST = 2  # with fourteen words the first is drawn every fifth time
 
 PRONOUNS = {
     "she": {"he": "she", "He": "She", "him": "her", "his": "her",
@@ -93,8 +97,6 @@ WISHES = {
                                      "by the pond", ("raft", "barrel")),
     "open the blue door in the wood": ("opened the blue door in the wood",
                                        "in the wood", ("key", "spoon")),
-    "call the geese home": ("called the geese home", "outside the bakery",
-                            ("whistle", "horn")),
     "see the far side of the sea": ("saw the far side of the sea",
                                     "at the lighthouse",
                                     ("telescope", "ladder")),
@@ -103,8 +105,6 @@ WISHES = {
                                        ("umbrella", "blanket")),
     "catch the golden pear": ("caught the golden pear", "in the orchard",
                               ("basket", "net")),
-    "find the end of the road": ("found the end of the road",
-                                 "at the station", ("map", "compass")),
     "teach the hens to dance": ("taught the hens to dance",
                                 "behind the school", ("fiddle", "flute")),
     "mend the sail of the Patience": ("mended the sail of the Patience",
@@ -182,5 +182,24 @@ def wish(text: str) -> Option:
 
 
 def words(name: str, texts: tuple[str, ...]) -> Rule:
-    """A rule that draws one of the texts, all equally likely."""
-    return Rule(name, [Option(text) for text in texts])
+    """A rule that draws one of the texts, the first ones more often.
+
+    >>> words("word", ("the", "of", "and")).options[0].weight
+    0.5
+    """
+    return ranked(name, [Option(text) for text in texts])
+
+
+def ranked(name: str, options: list[Option]) -> Rule:
+    """A rule whose options grow rarer from first to last.
+
+    As in any language (Zipf 1949), and it makes the common half of the
+    world quick to learn.
+    """
+    return Rule(
+        name,
+        [
+            replace(option, weight=1 / (rank + RANK_OF_FIRST))
+            for rank, option in enumerate(options)
+        ],
+    )

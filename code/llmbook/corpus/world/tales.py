@@ -9,6 +9,7 @@ the ``thing`` is, and what was said of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from . import lexicon
 from .engine import Option, Page, Rule
@@ -21,9 +22,37 @@ def _tagged(tag: str, weight: float, *templates: str) -> list[Option]:
     return [Option(template, share, tag) for template in templates]
 
 
-def _nothing(weight: float) -> Option:
-    """Leave the step out, ``weight`` times as often as one of its lines."""
-    return Option("", weight, "nothing")
+def _nothing(share: float) -> Option:
+    """Leave the step out, in this share of the stories."""
+    return Option("", share, "nothing")
+
+
+def _step(name: str, lines: list[str | Option]) -> Rule:
+    """A step of a story: the first lines are a little more common.
+
+    A line with a weight of its own is that much more common than a plain
+    line is on average.
+    """
+    plain = [line for line in lines if isinstance(line, str)]
+    ranks = [1 / (rank + 4) for rank in range(len(plain))]
+    weights = {
+        line: rank * len(plain) / sum(ranks)
+        for line, rank in zip(plain, ranks, strict=True)
+    }
+    options = [
+        Option(line, weights[line]) if isinstance(line, str) else line
+        for line in lines
+    ]
+    told = sum(o.weight for o in options if o.template)
+    return Rule(
+        name,
+        [
+            o
+            if o.template
+            else replace(o, weight=told * o.weight / (1 - o.weight))
+            for o in options
+        ],
+    )
 
 
 def _per_scene(
@@ -48,30 +77,36 @@ def _fitting_tools(scene: Scene) -> str:
 
 def _tools(joined: str) -> Rule:
     nouns = joined.split()
-    return Rule(f"tool:{joined}", [lexicon.thing(noun) for noun in nouns])
+    return lexicon.ranked(f"tool:{joined}", [lexicon.thing(n) for n in nouns])
 
 
 def _a_tools(joined: str) -> Rule:
     nouns = joined.split()
-    return Rule(f"a-tool:{joined}", [lexicon.a_thing(n) for n in nouns])
+    options = [lexicon.a_thing(noun) for noun in nouns]
+    return lexicon.ranked(f"a-tool:{joined}", options)
 
 
 def _spares(joined: str) -> Rule:
     nouns = [n for _, _, tools in lexicon.WISHES.values() for n in tools]
     others = [n for n in nouns if n not in joined.split()]
-    return Rule(f"spare:not {joined}", [lexicon.thing(n) for n in others])
+    options = [lexicon.thing(noun) for noun in others]
+    return lexicon.ranked(f"spare:not {joined}", options)
+
+
+def _people(name: str, names: list[str]) -> Rule:
+    return lexicon.ranked(name, [lexicon.person(n) for n in names])
 
 
 def _partners(pronoun: str) -> Rule:
     """Somebody of the other pronoun, so that *he* and *she* stay clear."""
     names = [n for n, p in lexicon.PEOPLE.items() if p[0] != pronoun]
-    return Rule(f"partner:not {pronoun}", [lexicon.person(n) for n in names])
+    return _people(f"partner:not {pronoun}", names)
 
 
 def _people_but(joined: str) -> Rule:
     out = joined.split()
     names = [name for name in lexicon.PEOPLE if name not in out]
-    return Rule(f"person:not {joined}", [lexicon.person(n) for n in names])
+    return _people(f"person:not {joined}", names)
 
 
 def _others(joined: str) -> Rule:
@@ -79,7 +114,7 @@ def _others(joined: str) -> Rule:
     names = [
         n for n, p in lexicon.PEOPLE.items() if p[0] == pronoun and n != name
     ]
-    return Rule(f"other:not {name}", [lexicon.person(n) for n in names])
+    return _people(f"other:not {name}", names)
 
 
 def _onlooker(key: str) -> Rule:
@@ -110,8 +145,10 @@ def _once(name: str, texts: tuple[str, ...]) -> Callable[[Scene], Rule]:
 
 WORDS: dict[str, Rule | Callable[[Scene], Rule]] = {
     "person": _people_but(""),
-    "wish": Rule("wish", [lexicon.wish(w) for w in lexicon.WISHES]),
-    "place": Rule("place", [lexicon.place(p) for p in lexicon.PLACES]),
+    "wish": lexicon.ranked("wish", [lexicon.wish(w) for w in lexicon.WISHES]),
+    "place": lexicon.ranked(
+        "place", [lexicon.place(p) for p in lexicon.PLACES]
+    ),
     "look": _per_scene(lambda scene: scene.get("spare_look", ""), _looks),
     "weather": _once("weather", lexicon.WEATHERS),
     "hour": _once("hour", lexicon.HOURS),
@@ -224,7 +261,7 @@ BEGINNING = {
             0.14,
             "The trouble was that <B=partner> wanted it too, and that Lull "
             "has only one <thing=tool>, a <look=look> one.",
-            "In a window <spot> lay a <look=look> <thing=tool>, but the hand "
+            "On a bench <spot> lay a <look=look> <thing=tool>, but the hand "
             "of <B=partner> was on it already.",
             '"So do I," said <B=partner>, who was holding the other end of '
             "a <look=look> <thing=tool>.",
@@ -379,8 +416,8 @@ LOSING = {
         "{thing.the} instead.",
     ],
     "tempt": [
-        _nothing(6),
-        "{B} would have liked to keep it.",
+        _nothing(0.4),
+        "{B.He} would have liked to keep it.",
         '"A {look} {thing}!" said {B}. "Somebody will be sad tonight."',
         "For a while {B.he} told {B.his} {B.pet} that things belong to "
         "whoever finds them, but it did not sound true.",
@@ -407,7 +444,7 @@ LOSING = {
         "straight to {A}.",
     ],
     "thanks": [
-        _nothing(6),
+        _nothing(0.4),
         "In return {A} gave {B} a large helping of <food>.",
         '"Ask me for anything," said {A}, and {B} asked for <food>.',
         "{A} wanted to say thank you, but it came out as a sneeze.",
@@ -456,7 +493,7 @@ SWAPPING = {
         '"Is that {spare.a}?" asked {B}. "I would give anything for it."',
     ],
     "haggle": [
-        _nothing(6),
+        _nothing(0.4),
         '"Is it a good one?" asked {B}. "It is a {spare_look} one," said {A}.',
         "{B} walked round it <number> times and tapped it with a spoon.",
         '"And <food>," said {B}, who knows how to trade.',
@@ -525,8 +562,8 @@ VISITING = {
         "<beast=beast>, and neither was pleased.",
         "Nobody had ever heard of {V}, but {A} said good <hour=hour> all "
         "the same.",
-        '"{V}?" said {A}. "That is a name for a boat." "It was one," said '
-        "{V}.",
+        '"{V}?" said {A}. "That is a name for a boat."\n\n"It was one," '
+        "said {V}.",
         "{V} wanted to see the <P=place>, and it took {A} until dark to "
         "explain that it {P.odd}.",
     ],
@@ -568,7 +605,7 @@ VISITING = {
 
 ENDING = {
     "trouble": [
-        _nothing(6),
+        _nothing(0.4),
         "It began to rain, first a little and then all at once.",
         "On the way {A} met <D=onlooker>, who wanted to know everything.",
         '"That will never work," said the <beast=beast>.',
@@ -611,7 +648,7 @@ ENDING = {
         "{wish.past}.",
     ],
     "cheer": [
-        _nothing(6),
+        _nothing(0.4),
         "The <beast=beast> clapped.",
         "It was quiet for a moment, and then somebody laughed for joy.",
         '"Well," said {A}, "that was not so hard."',
@@ -624,7 +661,7 @@ ENDING = {
         "{A} sat down on the ground, laughed, and ate <food>.",
     ],
     "moral": [
-        _nothing(6),
+        _nothing(0.4),
         "That is why people in Lull say that a wish weighs less when two "
         "carry it.",
         "Ask the <beast=beast> if you do not believe it.",
@@ -643,9 +680,9 @@ PARTS = (BEGINNING, LENDING, LOSING, SWAPPING, SHARING, VISITING, ENDING)
 RULES = {
     **WORDS,
     **{
-        name: Rule(name, options)
+        name: _step(name, lines)
         for part in PARTS
-        for name, options in part.items()
+        for name, lines in part.items()
     },
     "gap": Rule("gap", [Option(" ", 2), Option("\n\n", 1)]),
 }
