@@ -22,6 +22,7 @@ def test_the_world_has_as_many_documents_as_asked_for():
     corpus = load_corpus("world", documents=500, validation_fraction=0.1)
     assert (len(corpus.train), len(corpus.validation)) == (450, 50)
     assert corpus.name == "world"
+    assert {d.kind for d in corpus.train} == {"story", "fact"}
 
 
 def test_the_budget_decides_the_size_of_the_world(monkeypatch):

@@ -114,6 +114,12 @@ def test_a_text_from_elsewhere_cannot_be_read(text):
         world.read(LULL, text)
 
 
+def test_the_log_probability_of_a_text_is_read_off_it(sample):
+    for written in sample[:20]:
+        assert world.logprob(written.text) == written.logprob
+    assert world.logprob(RUNNING_SENTENCE) == -math.inf
+
+
 def test_a_document_with_a_tail_cannot_be_read():
     with pytest.raises(world.ReadError):
         world.read(LULL, world.document(1).text + " And more.")

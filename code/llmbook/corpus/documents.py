@@ -27,10 +27,12 @@ class Document:
         text: what is read.
         logprob: natural logarithm of the probability with which the
             generator writes this text; None for texts that people wrote.
+        kind: what the generator calls it, such as ``"story"``; else None.
     """
 
     text: str
     logprob: float | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,11 +142,11 @@ def floor_per_token(
     return nats / tokens
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _world(count: int, seed: int, fraction: float) -> Corpus:
     held = _held_out(count, fraction)
     validation = tuple(
-        Document(d.text, d.logprob)
+        Document(d.text, d.logprob, d.kind)
         for d in world.documents(held, f"{seed}/validation")
     )
     taken = {d.text: math.exp(d.logprob) for d in validation}
@@ -157,7 +159,8 @@ def _world(count: int, seed: int, fraction: float) -> Corpus:
         drawn = world.document(index, f"{seed}/train")
         index += 1
         if drawn.text not in taken:
-            train.append(Document(drawn.text, drawn.logprob - charge))
+            exact = drawn.logprob - charge
+            train.append(Document(drawn.text, exact, drawn.kind))
     entropy = -math.fsum(d.logprob for d in validation) / held
     return Corpus("world", tuple(train), validation, entropy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -32,6 +33,7 @@ __all__ = [
     "document",
     "documents",
     "enumerate_documents",
+    "logprob",
     "read",
     "retell",
     "write",
@@ -66,3 +68,18 @@ def documents(
     """The first ``count`` documents of the corpus of ``seed``."""
     for index in range(count):
         yield document(index, seed, grammar)
+
+
+def logprob(text: str, grammar: Grammar = LULL) -> float:
+    """Log-probability in nats with which the grammar writes ``text``.
+
+    Minus infinity for a text that it cannot write: so it also tells whether
+    a model's sample is a document of Lull.
+
+    >>> logprob("Tam ate the kite.")
+    -inf
+    """
+    try:
+        return read(grammar, text).logprob
+    except ReadError:
+        return -math.inf

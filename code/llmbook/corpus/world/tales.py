@@ -34,7 +34,7 @@ def _step(name: str, lines: list[str | Option]) -> Rule:
     line is on average.
     """
     plain = [line for line in lines if isinstance(line, str)]
-    ranks = [1 / (rank + 4) for rank in range(len(plain))]
+    ranks = [1 / (rank + 3) for rank in range(len(plain))]
     weights = {
         line: rank * len(plain) / sum(ranks)
         for line, rank in zip(plain, ranks, strict=True)
