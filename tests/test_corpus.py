@@ -40,6 +40,7 @@ def test_no_text_stands_on_both_sides():
 
 
 def test_a_seed_fixes_the_split(monkeypatch):
+    monkeypatch.delenv("LLMBOOK_SEED", raising=False)
     first = load_corpus("world", documents=50, seed=1)
     assert texts(first) == texts(load_corpus("world", documents=50, seed=1))
     other = load_corpus("world", documents=50, seed=2)
