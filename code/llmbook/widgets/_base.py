@@ -100,7 +100,12 @@ def style() -> str:
         declared = plots.css_variables(theme).split("\n") + on
         selector = f'.root[data-theme="{theme}"]'
         rules.append(f"{selector} {{ {''.join(declared)} }}")
-    return "\n".join([*rules, source("explorer.css")])
+    rules += [
+        f".level-{i} {{ background: var(--llm-seq-{i}); "
+        f"color: var(--on-{i}) }}"
+        for i in range(plots.LEVELS)
+    ]
+    return "\n".join([source("explorer.css"), *rules])
 
 
 def escaped_json(data: Any) -> str:

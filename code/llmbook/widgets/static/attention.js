@@ -1,5 +1,7 @@
 // AttentionExplorer: one head's weights as a map of queries and keys.
 
+const NUMBERED = 24; // tokens up to which the cells have room for numbers
+
 /** The weight of (layer, head, query, key), or null where it is masked. */
 function weightReader(data) {
   const { n_head: H, tokens, causal } = data;
@@ -112,12 +114,14 @@ function listenToGrid(grid, cells, choose) {
 
 /** Paint one cell or token with its weight. */
 function paint(node, weight, name) {
-  node.toggleAttribute("data-masked", weight === null);
-  const level = weight === null ? null : Math.round(63 * Math.min(weight, 1));
-  node.style.background = level === null ? "" : `var(--llm-seq-${level})`;
-  node.style.color = level === null ? "" : `var(--on-${level})`;
+  const level = weight === null
+    ? "masked" : `level-${Math.round(63 * Math.min(weight, 1))}`;
   const value = weight === null ? "masked" : number(weight);
   node.setAttribute("aria-label", `${name}: ${value}`);
+  if (node.level === level) return; // most cells stay as they are
+  node.classList.remove(node.level);
+  node.classList.add(level);
+  node.level = level;
 }
 
 /** The sentence under the controls: who looks at whom, how much. */
@@ -163,7 +167,7 @@ function fitCells(root, grid, T, stops) {
     const free = (root.clientWidth - labels - 2) / T;
     const side = Math.min(Math.max(Math.floor(free), NARROW), 44);
     grid.style.setProperty("--side", `${side}px`);
-    grid.classList.toggle("numbers", side >= 30);
+    grid.classList.toggle("numbers", side >= 30 && T <= NUMBERED);
   });
   observer.observe(root);
   stops.push(() => observer.disconnect());
@@ -204,7 +208,9 @@ function attentionParts(root, data, weight, state, stops) {
   root.append(
     controls, strip, scroll, element("p", { class: "try" }, data.hint), more);
   fitCells(root, map.grid, tokens.length, stops);
-  return { ...map, layer, head, buttons, line, table };
+  const parts = { ...map, layer, head, buttons, line, table, more };
+  more.addEventListener("toggle", () => parts.fillTable());
+  return parts;
 }
 
 /** Build the figure in `root`; returns the function that redraws it. */
@@ -214,22 +220,13 @@ function drawAttention(root, data, state, stops) {
   const parts = attentionParts(root, data, weight, state, stops);
   let painted = null; // which layer and head the cells show
 
-  const paintCells = (layer, head) => {
-    parts.cells.forEach((row, query) =>
-      row.forEach((cell, key) => {
-        const value = weight(layer, head, query, key);
-        paint(cell, value, `${tokens[query]} to ${tokens[key]}`);
-        const short = value === null ? "" : value.toFixed(2);
-        cell.dataset.short = short.replace(/^0/, "");
-      }),
-    );
-    painted = `${layer} ${head}`;
-  };
-
   return () => {
     const [layer, head, query, key] = ["layer", "head", "query", "key"].map(
       (name) => state.get(name));
-    if (painted !== `${layer} ${head}`) paintCells(layer, head);
+    if (painted !== `${layer} ${head}`) {
+      paintCells(parts.cells, tokens, (q, k) => weight(layer, head, q, k));
+      painted = `${layer} ${head}`;
+    }
     parts.layer.value = layer;
     parts.head.value = head;
     const weights = tokens.map((_, k) => weight(layer, head, query, k));
@@ -241,23 +238,41 @@ function drawAttention(root, data, state, stops) {
     });
     mark(parts, query, key);
     readout(parts.line, tokens, query, key, weights[key]);
-    weightTable(parts.table, tokens, weights, query);
+    parts.fillTable = () => weightTable(parts.table, tokens, weights, query);
+    if (parts.more.open) parts.fillTable();
   };
 }
 
-/** Mark the chosen cell, its row and its column; only it takes the focus. */
-function mark({ cells, rows, columns }, query, key) {
-  rows.forEach((node, i) => node.classList.toggle("chosen", i === query));
-  columns.forEach((node, i) => node.classList.toggle("chosen", i === key));
-  cells.forEach((row, q) =>
-    row.forEach((cell, k) => {
-      const here = q === query && k === key;
-      cell.classList.toggle("in-row", q === query);
-      cell.classList.toggle("in-column", k === key);
-      cell.classList.toggle("chosen", here);
-      cell.tabIndex = here ? 0 : -1;
+/** Every cell's colour and value; what is masked stays masked. */
+function paintCells(cells, tokens, weight) {
+  const short = tokens.length <= NUMBERED;
+  cells.forEach((row, query) =>
+    row.forEach((cell, key) => {
+      const value = weight(query, key);
+      if (value === null && cell.level === "masked") return;
+      paint(cell, value, `${tokens[query]} to ${tokens[key]}`);
+      if (short && value !== null) {
+        cell.dataset.short = value.toFixed(2).replace(/^0/, "");
+      }
     }),
   );
+}
+
+/** Mark the chosen cell, its row and its column; only it takes the focus. */
+function mark(parts, query, key) {
+  if (parts.marked) setMark(parts, ...parts.marked, false);
+  setMark(parts, query, key, true);
+  parts.marked = [query, key];
+}
+
+function setMark({ cells, rows, columns }, query, key, on) {
+  rows[query].classList.toggle("chosen", on);
+  columns[key].classList.toggle("chosen", on);
+  for (const cell of cells[query]) cell.classList.toggle("in-row", on);
+  for (const row of cells) row[key].classList.toggle("in-column", on);
+  const cell = cells[query][key];
+  cell.classList.toggle("chosen", on);
+  cell.tabIndex = on ? 0 : -1;
 }
 
 const KIND = "attention";

@@ -18,16 +18,18 @@ function uniforms(seed) {
 /** exp(logit) over their sum, in float64; -Infinity becomes 0. */
 function softmax(logits, order) {
   const most = logits[order[0]];
-  const powers = Float64Array.from(logits, (x) => Math.exp(x - most));
+  const powers = new Float64Array(logits.length);
   let sum = 0;
-  for (const id of order) sum += powers[id];
+  for (const id of order) sum += powers[id] = Math.exp(logits[id] - most);
   return powers.map((power) => power / sum);
 }
 
 /** Ids from the highest logit to the lowest; of equals the lower id first. */
 function ranking(logits, start = null) {
-  const order = start?.slice() ?? Array.from(logits, (_, id) => id);
-  return order.sort((a, b) => logits[b] - logits[a] || a - b);
+  const compare = (a, b) => logits[b] - logits[a] || a - b;
+  const order = start ?? Array.from(logits, (_, id) => id);
+  const sorted = order.every((id, i) => !i || compare(order[i - 1], id) < 0);
+  return sorted ? order : order.slice().sort(compare);
 }
 
 /** Take out of `logits` what `drop` names; note which filter it was. */
