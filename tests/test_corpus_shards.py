@@ -61,6 +61,19 @@ def test_a_shard_opens_as_it_was_written(shard, tmp_path):
     ]
 
 
+def test_a_name_may_hold_a_dot_or_the_ending(tmp_path):
+    TokenShard.write(tmp_path / "v1.5", TEXTS, Bytes())
+    TokenShard.write(tmp_path / "v1.6.tokens", TEXTS, Bytes())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "v1.5.json",
+        "v1.5.tokens",
+        "v1.6.json",
+        "v1.6.tokens",
+    ]
+    assert TokenShard.open(tmp_path / "v1.6").manifest["documents"] == 3
+
+
 def test_a_large_vocabulary_takes_four_bytes(tmp_path):
     shard = TokenShard.write(tmp_path / "big", TEXTS, Bytes(70_000))
     assert shard.tokens.dtype == np.uint32

@@ -61,17 +61,17 @@ class TokenShard:
             OSError: the disk is full or cannot be written to.
         """
         path = Path(path)
-        beside = _beside(path.with_suffix(".tokens"))
-        notes = _beside(path.with_suffix(".json"))
+        beside = _beside(_file(path, ".tokens"))
+        notes = _beside(_file(path, ".json"))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             manifest = _write_tokens(beside, documents, tokenizer)
             with open(notes, "w", encoding="utf-8") as file:
                 json.dump(manifest, file, indent=1, sort_keys=True)
                 file.write("\n")
-            path.with_suffix(".json").unlink(missing_ok=True)
-            os.replace(beside, path.with_suffix(".tokens"))
-            os.replace(notes, path.with_suffix(".json"))
+            _file(path, ".json").unlink(missing_ok=True)
+            os.replace(beside, _file(path, ".tokens"))
+            os.replace(notes, _file(path, ".json"))
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -93,8 +93,8 @@ class TokenShard:
             ValueError: the file is truncated, changed, or something else.
         """
         path = Path(path)
-        manifest = _read_manifest(path.with_suffix(".json"))
-        file = path.with_suffix(".tokens")
+        manifest = _read_manifest(_file(path, ".json"))
+        file = _file(path, ".tokens")
         if not file.exists():
             raise FileNotFoundError(
                 f"{file} is missing, though its manifest is there. Write the "
@@ -113,6 +113,12 @@ class TokenShard:
                 "changed since it was written: write it again."
             )
         return cls(np.memmap(file, dtype=dtype, mode="r"), manifest)
+
+
+def _file(path: Path, suffix: str) -> Path:
+    """``v1.5`` to ``v1.5.tokens``; a name that ends so stays as it is."""
+    name = path.name.removesuffix(".tokens").removesuffix(".json")
+    return path.with_name(name + suffix)
 
 
 def _beside(path: Path) -> Path:

@@ -51,7 +51,7 @@ PLACES = {
     "mill": ("beside the pond", "turns only on Tuesdays",
              "flour as fine as fog"),
     "pond": ("at the foot of the hill", "has room for exactly one swan",
-             "a swan who knows it"),
+             "one very proud swan"),
     "bridge": ("between the market and the wood",
                "squeaks when somebody tells a lie", "forty loose boards"),
     "well": ("behind the school", "answers politely",

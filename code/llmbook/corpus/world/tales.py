@@ -544,7 +544,7 @@ SHARING = {
     ],
     "take-turns": [
         "Then it was the turn of {B}, who took {thing.the} and did it twice.",
-        "Before supper {A} gave {thing.the} to {B}, and they have not "
+        "The next day {A} gave {thing.the} to {B}, and they have not "
         "squabbled since.",
         "{thing.The} has two handles now, one for {A} and one for {B}.",
         "{B} has {thing.the} in summer, and in winter {A} has it.",
@@ -578,7 +578,7 @@ VISITING = {
         "All evening {A} sold no {A.sells} and listened to {V} instead.",
     ],
     "gift": [
-        "In the morning {V} opened the bag and gave {A} a <look=look> "
+        "In the morning {V} opened a bag and gave {A} a <look=look> "
         "<thing=tool>.",
         '"I have no money," said {V}, "but I have a <look=look> '
         '<thing=tool>, and it is yours."',
@@ -586,7 +586,7 @@ VISITING = {
         "a card that said: for {A}.",
         "{V} gave a <look=look> <thing=tool> to {A}, as one gives somebody "
         "an apple.",
-        "Out of the large bag came a smaller bag, and out of that came a "
+        "Out of a large bag came a smaller bag, and out of that came a "
         "<look=look> <thing=tool> for {A}.",
         '"Where I come from," said {V}, "every guest leaves a '
         '<look=look> <thing=tool>." And that is what {A} got.',
@@ -607,7 +607,10 @@ ENDING = {
     "trouble": [
         _nothing(0.4),
         "It began to rain, first a little and then all at once.",
-        "On the way {A} met <D=onlooker>, who wanted to know everything.",
+        Option(
+            "On the way {A} met <D=onlooker>, who wanted to know everything.",
+            unless="D",
+        ),
         '"That will never work," said the <beast=beast>.',
         '"I would not do that," said <D=onlooker>, who {D.habit}.',
         Option(
