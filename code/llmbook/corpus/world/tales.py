@@ -347,8 +347,7 @@ LENDING = {
         "{G} gave {A} {thing.the}.",
         "{G} gave {thing.the} to {A}, and {A.he} held it with both arms.",
         "So {A} got {thing.the} from {G}, wrapped in last week's newspaper.",
-        "And {thing.the}, which was even more {look} than before, went "
-        "from {G} to {A}.",
+        "And {thing.the}, as {look} as ever, went from {G} to {A}.",
         "Then {G.he} handed {thing.the} to {A.him} and shut the door, "
         "smiling.",
         "{A} was given {thing.the}, and a bun besides.",
