@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -106,7 +106,7 @@ class StageMap(SphinxDirective):
     has_content = True
     optional_arguments = 1
     final_argument_whitespace = True
-    option_spec = {
+    option_spec: ClassVar = {
         "name": directives.unchanged_required,
         "alt": directives.unchanged_required,
     }
@@ -133,9 +133,7 @@ class StageMap(SphinxDirective):
 def graphic_of(figure: plots.Figure) -> graphic:
     """A figure of the package as a node."""
     pdf = base64.b64encode(figure.pdf or b"").decode()
-    return graphic(
-        html=figure.html, pdf=pdf, alt=figure.alt, name=figure.name
-    )
+    return graphic(html=figure.html, pdf=pdf, alt=figure.alt, name=figure.name)
 
 
 def visit_html(translator: Any, node: graphic) -> None:

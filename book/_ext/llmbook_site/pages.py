@@ -59,7 +59,6 @@ REQUIRE_PATHS = """\
 """
 MATHJAX = {
     "svg": {"fontCache": "local", "mtextInheritFont": True},
-    "options": {"enableMenu": False},
     "tex": {"tags": "none"},
 }
 WIDGET_SCRIPTS = ("require.js", "paths.js", "embed-amd.js")
@@ -170,9 +169,7 @@ def dress(
     body = context.get("body") or ""
     widgets = WIDGET_VIEW in body
     context["script_files"] = [
-        script
-        for script in context["script_files"]
-        if wanted(str(getattr(script, "filename", script) or ""), widgets)
+        script for script in context["script_files"] if wanted(script, widgets)
     ]
     context["css_files"] = [
         sheet
@@ -187,11 +184,15 @@ def dress(
     context["metatags"] = context.get("metatags", "") + card(app, context)
 
 
-def wanted(script: str, widgets: bool) -> bool:
+def wanted(script: Any, widgets: bool) -> bool:
     """Whether a page keeps a script: nothing remote, no thebe."""
-    if "thebe" in script or script.startswith(("http:", "https:", "//")):
+    name = str(getattr(script, "filename", script) or "")
+    text = str(getattr(script, "attributes", {}).get("body", ""))
+    if "thebe" in f"{name}{text}".lower():
         return False
-    return widgets or f"{VENDOR}/widgets/" not in script
+    if name.startswith(("http:", "https:", "//")):
+        return False
+    return widgets or f"{VENDOR}/widgets/" not in name
 
 
 def accessible(body: str) -> str:
@@ -200,10 +201,12 @@ def accessible(body: str) -> str:
         '<summary aria-label="Toggle hidden content">', "<summary>"
     )
     body = re.sub(
-        r'<div class="(highlight-\S+ [^"]*)"><div class="highlight"><pre>',
-        r'<div class="\1"><div class="highlight"><pre tabindex="0">',
+        r'<th class="head([^"]*)">(?:<p></p>)?</th>',
+        r'<td class="head\1"></td>',
         body,
     )
+    body = body.replace(' role="doc-biblioentry"', "")
+    body = body.replace('<div role="list" class="cit', '<div class="cit')
     return body.replace(
         '<div class="pst-scrollable-table-container">',
         '<div class="pst-scrollable-table-container" tabindex="0" '
@@ -220,8 +223,7 @@ def part_line(part: Part, number: int) -> str:
     )
     name = html.escape(part.name)
     stage = ", ".join(
-        plots.STAGE_NAMES[s - 1].split("\n")[0].strip(",")
-        for s in part.stages
+        plots.STAGE_NAMES[s - 1].split("\n")[0].strip(",") for s in part.stages
     )
     title = f"Stage {', '.join(map(str, part.stages))} of 5: {stage}"
     return (

@@ -20,13 +20,15 @@ from .places import chapter_number
 LATE = 900
 HERE = Path(__file__).parent
 WIDE_CELL = 34  # letters: a column with a longer cell is a paragraph
-LONG_TABLE = 24  # rows: a longer table may break over pages
+LONG_TABLE = 12  # rows: a longer table may break over pages
+LINE_LETTERS = 80  # of text in a table's line
 
 
 def configure(app: Sphinx, config: Config) -> None:
     """Set everything for LaTeX in one place."""
     config.latex_engine = "lualatex"
     config.latex_theme = "manual"
+    config.pygments_style = "llmbook_site.code.Code"
     config.latex_docclass = {"manual": "book"}
     config.latex_toplevel_sectioning = "chapter"
     config.latex_show_urls = "no"
@@ -82,13 +84,16 @@ def elements() -> dict[str, str]:
 SPHINX_SETUP = ",".join(
     [
         "verbatimwithframe=false",
+        "pre_border-width=0pt",
+        "pre_border-radius=2pt",
+        "pre_padding=5pt",
+        "pre_box-shadow=none",
         "verbatimforcewraps=true",
         "verbatimhintsturnover=false",
         "VerbatimColor={HTML}{F7F4EC}",
         "InnerLinkColor={HTML}{7A1F38}",
         "OuterLinkColor={HTML}{7A1F38}",
         "TitleColor={HTML}{24211D}",
-        "verbatimsep=5pt",
         "div.topic_box-shadow=none",
     ]
 )
@@ -123,7 +128,8 @@ class Matter(SphinxPostTransform):
                     code, back = r"\llmback", True
                 if part.caption and i == 0 and number is not None:
                     drawing = part_file(part.name) if part.stages else ""
-                    code += rf"\llmpart{{{part.name}}}{{{drawing}}}"
+                    words = f"{{{part.number}}}{{{part.name}}}{{{drawing}}}"
+                    code += rf"\llmpart{words}"
                 if number is not None:
                     code += rf"\setcounter{{chapter}}{{{number - 1}}}"
                 found[page] = code + "\n" if code else ""
@@ -160,24 +166,56 @@ class PrintTables(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         for table in list(self.document.findall(nodes.table)):
             rows = list(table.findall(nodes.row))
-            columns = zip(*(row.children for row in rows), strict=False)
-            spec = "".join(column_type(column) for column in columns)
+            columns = list(zip(*(row.children for row in rows), strict=False))
+            widths = [longest(column) for column in columns]
+            sides = [side(column) for column in columns]
+            long = len(rows) > LONG_TABLE
+            spec = table_spec(widths, sides, long)
             place = table.parent.index(table)
             hint = addnodes.tabular_col_spec(spec=f"{{{spec}}}")
             table.parent.insert(place, hint)
-            if len(rows) > LONG_TABLE:
+            table["align"] = "left"
+            if long:
                 table["classes"].append("longtable")
 
 
-def column_type(cells: tuple[nodes.Element, ...]) -> str:
-    """TeX's letter for a column: l, r, c; L, R, C where it must wrap."""
-    letter = "l"
+def longest(cells: tuple[nodes.Element, ...]) -> int:
+    """The letters of a column's longest cell."""
+    return max(len(cell.astext()) for cell in cells)
+
+
+def side(cells: tuple[nodes.Element, ...]) -> str:
+    """TeX's letter for where a column's text stands."""
     for cell in cells:
-        for side in ("right", "center"):
-            if f"text-{side}" in cell.get("classes", []):
-                letter = side[0]
-    longest = max(len(cell.astext()) for cell in cells)
-    return letter.upper() if longest > WIDE_CELL else letter
+        for name in ("right", "center"):
+            if f"text-{name}" in cell.get("classes", []):
+                return name[0]
+    return "l"
+
+
+def table_spec(widths: list[int], sides: list[str], long: bool) -> str:
+    """TeX's columns: natural where short, wrapped where a cell is long.
+
+    A table that may break over pages needs its wrapped widths in advance,
+    as shares of the line.
+
+    >>> table_spec([6, 40], ["r", "l"], long=False)
+    'rL'
+    >>> table_spec([6, 70], ["l", "l"], long=True).replace(chr(92), ".")
+    'l.Y{0.880}'
+    """
+    wide = [w > WIDE_CELL for w in widths]
+    if not long or not any(wide):
+        return "".join(
+            s.upper() if w else s for s, w in zip(sides, wide, strict=True)
+        )
+    short = [w for w, is_wide in zip(widths, wide, strict=True) if not is_wide]
+    left = 0.98 - sum(w + 2 for w in short) / LINE_LETTERS
+    total = sum(w for w in widths if w > WIDE_CELL)
+    return "".join(
+        rf"\Y{{{left * width / total:.3f}}}" if is_wide else one
+        for one, width, is_wide in zip(sides, widths, wide, strict=True)
+    )
 
 
 def setup(app: Sphinx) -> None:
