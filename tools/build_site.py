@@ -94,27 +94,15 @@ def sphinx(builder: str, output: Path, fresh: bool, strict: bool) -> int:
 
     With ``strict`` a warning is a failure.
     """
-    code = (
-        "import sys\n"
-        "from jupyter_book.sphinx import build_sphinx\n"
-        "output, doctrees, builder, fresh, strict = sys.argv[1:]\n"
-        "status = build_sphinx('.', output, path_config='_config.yml',\n"
-        "    noconfig=True, doctreedir=doctrees, builder=builder,\n"
-        "    freshenv=bool(fresh), warningiserror=bool(strict),\n"
-        "    keep_going=True, quiet=True,\n"
-        "    confoverrides={'nb_execution_mode': 'off', 'nitpicky': True})\n"
-        "sys.exit(status if isinstance(status, int) else 1)\n"
-    )
-    doctrees = BUILD / "doctrees" / builder
-    arguments = [output, doctrees, builder]
-    arguments += ["fresh" if fresh else "", "strict" if strict else ""]
+    words = [SOURCE, output, BUILD / "doctrees" / builder, builder]
+    words += ["--fresh"] * fresh + ["--strict"] * strict
     environment = os.environ | {
         "LLMBOOK_ROOT": str(ROOT),
         "LLMBOOK_NODE_MODULES": str(NODE_MODULES),
         "LLMBOOK_REPOSITORY": repository(),
     }
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, cwd=SOURCE, env=environment).returncode
+    command = [sys.executable, "-m", "tools.run_sphinx", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def build(

@@ -73,7 +73,7 @@ def test_it_opens_with_a_title_and_the_set_up_that_all_share(path):
     setup = text_of(second)
     assert setup.startswith(SETUP_LINES)
     assert "plots.use()" in setup
-    assert "runtime.seed_everything(0)" in setup
+    assert "seed_everything(0)" in setup
 
 
 @each_chapter
