@@ -130,6 +130,17 @@ class StageMap(SphinxDirective):
         return [node]
 
 
+class Cover(SphinxDirective):
+    """``{cover}``: the title's attention map, on the first page alone."""
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / "book" / "_static" / "cover.svg"
+        self.env.note_dependency(str(path))
+        drawing = path.read_text(encoding="utf-8")
+        text = f'<div class="llm-cover">{drawing}</div>'
+        return [nodes.raw("", text, format="html")]
+
+
 def graphic_of(figure: plots.Figure) -> graphic:
     """A figure of the package as a node."""
     pdf = base64.b64encode(figure.pdf or b"").decode()
@@ -193,4 +204,5 @@ def setup(app: Sphinx) -> None:
         text=(visit_text, None),
     )
     app.add_directive("stage-map", StageMap)
+    app.add_directive("cover", Cover)
     app.connect("builder-inited", draw_parts)
