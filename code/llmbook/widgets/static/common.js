@@ -153,6 +153,7 @@ function mount(host, draw, data, state) {
     class: "root", role: "group", "aria-label": data.alt,
   });
   shadow.append(element("style", {}, data.css), root);
+  root.classList.toggle("boxed", "jpThemeLight" in document.body.dataset);
   const stops = [followTheme(root)];
   const update = oncePerFrame(draw(root, data, state, stops));
   stops.push(state.listen(update));
@@ -170,6 +171,9 @@ function mountAll(kind, draw) {
     host.setAttribute("data-drawn", "");
     const data = JSON.parse(host.querySelector("script").textContent);
     for (const picture of host.querySelectorAll("img")) picture.remove();
+    // Only the picture needed the light paper that a bare page lends it.
+    const figure = host.closest("figure.llm-figure[style]");
+    if (figure) Object.assign(figure.style, { background: "", color: "" });
     mount(host, draw, data, new LocalState(data.state));
   }
 }

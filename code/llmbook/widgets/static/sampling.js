@@ -178,7 +178,8 @@ function fillRow(cells, item, end) {
   cells.token.textContent = item.token;
   if (item.rest) cells.logit.textContent = "";
   else exact(cells.logit, item.logit, item.logit.toFixed(3));
-  exact(cells.amount, item.after, item.fate ? "0" : number(item.after, 4));
+  exact(cells.amount, item.after,
+    item.after === 0 ? "0" : number(item.after, 4));
   exact(cells.count, item.drawn, item.n ? String(item.drawn) : "");
   const bars = [cells.before, cells.after, cells.drawn, cells.fate];
   for (const node of bars) node.hidden = item.rest;
