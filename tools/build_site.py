@@ -134,18 +134,16 @@ def build(
     if fresh and output.is_dir():
         shutil.rmtree(output)
     status = sphinx(builder, output, fresh, strict) or finish()
-    if status == 0 and strict:
+    if status:
+        print(f"{builder}: not built; the reasons stand above.")
+    elif strict:
         write_json(stamp, {"inputs": inputs, "around": around})
     return status
 
 
 def html(strict: bool = True) -> int:
     """Build the site."""
-    first = HTML / "index.html"
-    status = build("html", HTML, redirect, first, strict)
-    if status:
-        print("The site was not built: see the warnings above.")
-    return status
+    return build("html", HTML, redirect, HTML / "index.html", strict)
 
 
 def redirect() -> int:
@@ -175,6 +173,9 @@ def pdf() -> int:
 def typeset() -> int:
     """Run lualatex, by latexmk, until the references stand."""
     main = LATEX / "llmbook.tex"
+    text = main.read_text(encoding="utf-8")
+    # LuaTeX takes U+FFFD in a file for a sign that it could not read it.
+    main.write_text(text.replace("\ufffd", '\\symbol{"FFFD}'), "utf-8")
     command = ["latexmk", "-lualatex", "-interaction=nonstopmode"]
     command += ["-halt-on-error", "-silent", main.name]
     log = main.with_suffix(".log")
