@@ -162,6 +162,13 @@ def test_hugging_face_breaks_ties_the_other_way_as_the_docstring_says():
     assert learn_merges({b"ab": 1, b"cd": 1}, 1) == [(b"c", b"d")]
 
 
+def test_the_progress_bar_changes_nothing(capsys):
+    assert BPETokenizer.train(TEXT, 262, progress=True) == BPETokenizer.train(
+        TEXT, 262
+    )
+    assert "BPE merges" in capsys.readouterr().err
+
+
 def test_many_texts_count_as_one_after_the_other():
     together = BPETokenizer.train(["the kite\n", "the mill\n"], 261)
     assert together == BPETokenizer.train("the kite\nthe mill\n", 261)
