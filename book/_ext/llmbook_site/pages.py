@@ -205,6 +205,12 @@ def accessible(body: str) -> str:
         r'<td class="head\1"></td>',
         body,
     )
+    body = re.sub(  # a column's head that is only a formula
+        r'(<th class="head[^"]*"><p>)(<span class="math[^>]*>)'
+        r"(\\\([^<]*\\\))</span></p>",
+        r'\1\2\3</span><span class="visually-hidden">\3</span></p>',
+        body,
+    )
     body = body.replace(' role="doc-biblioentry"', "")
     body = body.replace('<div role="list" class="cit', '<div class="cit')
     return body.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ LATE = 900
 HERE = Path(__file__).parent
 WIDE_CELL = 34  # letters: a column with a longer cell is a paragraph
 LONG_TABLE = 12  # rows: a longer table may break over pages
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffd]")
 LINE_LETTERS = 80  # of text in a table's line
 
 
@@ -205,22 +207,37 @@ def table_spec(widths: list[int], sides: list[str], long: bool) -> str:
     'l.Y{0.880}'
     """
     wide = [w > WIDE_CELL for w in widths]
+    if not any(wide) and sum(w + 2 for w in widths) > LINE_LETTERS:
+        wide = [w == max(widths) for w in widths]
     if not long or not any(wide):
         return "".join(
             s.upper() if w else s for s, w in zip(sides, wide, strict=True)
         )
     short = [w for w, is_wide in zip(widths, wide, strict=True) if not is_wide]
     left = 0.98 - sum(w + 2 for w in short) / LINE_LETTERS
-    total = sum(w for w in widths if w > WIDE_CELL)
+    total = sum(w for w, is_wide in zip(widths, wide, strict=True) if is_wide)
     return "".join(
         rf"\Y{{{left * width / total:.3f}}}" if is_wide else one
         for one, width, is_wide in zip(sides, widths, wide, strict=True)
     )
 
 
+def spell_lost(app: Sphinx, error: Exception | None) -> None:
+    """Write as a command what LuaTeX does not take as a letter.
+
+    A model that has learned nothing yet prints control characters and
+    U+FFFD, which stands for bytes that are no UTF-8.
+    """
+    path = Path(app.outdir) / "llmbook.tex"
+    if error is None and app.builder.name == "latex" and path.is_file():
+        text = path.read_text("utf-8")
+        path.write_text(UNPRINTABLE.sub(r"\\llmlost{}", text), "utf-8")
+
+
 def setup(app: Sphinx) -> None:
     """Connect to Sphinx's events."""
     app.connect("config-inited", configure, priority=LATE)
+    app.connect("build-finished", spell_lost)
     app.add_post_transform(Matter)
     app.add_post_transform(PrintCells)
     app.add_post_transform(PrintTables)
