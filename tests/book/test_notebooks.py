@@ -17,6 +17,7 @@ from tests.book.notebooks import (
 from tools.chapters import number_of
 
 MOST_LINES = 20  # of a cell that the reader sees and that is not woven
+WIDEST_LINE = 79
 CHAPTERS = all_chapters()
 each_chapter = pytest.mark.parametrize(
     "path", CHAPTERS, ids=[path.stem for path in CHAPTERS]
@@ -132,6 +133,14 @@ def test_cells_that_the_reader_sees_are_short(path):
         if text.startswith("# from llmbook"):
             continue  # woven: tools/weave.py holds it to a page
         assert len(text.splitlines()) <= MOST_LINES, cell["id"]
+
+
+@each_chapter
+def test_lines_of_code_fit_the_printed_measure(path):
+    for cell in cells(path, "code"):
+        for line in text_of(cell).splitlines():
+            shell = line.lstrip().startswith("!")
+            assert shell or len(line) <= WIDEST_LINE, f"{cell['id']}: {line}"
 
 
 @each_chapter

@@ -67,7 +67,9 @@ def page(path: Path) -> Page:
 
 
 def reachable(target: Path, fragment: str) -> bool:
-    """Whether a page has the place that a link names."""
+    """Whether a file is there, and has the place that a link names."""
+    if not target.is_file():
+        return False
     if not fragment or target.suffix != ".html":
         return True
     return fragment in page(target).ids
@@ -89,9 +91,7 @@ def test_links_inside_the_site_lead_somewhere(site, pages):
             target = (path.parent / name).resolve() if name else path
             if target.is_dir():
                 target /= "index.html"
-            if not target.is_file():
-                broken.append(f"{path.relative_to(site)}: {link}")
-            elif not reachable(target, unquote(parts.fragment)):
+            if not reachable(target, unquote(parts.fragment)):
                 broken.append(f"{path.relative_to(site)}: {link}")
     assert not broken, "\n".join(broken)
 
