@@ -21,8 +21,8 @@ from llmbook.widgets import SamplingExplorer
 from tests.browser import trained
 
 CONTEXTS = ("Ona lost the", "Ona lost the kite, but")
-START_SECONDS = 60  # a slow machine's server; usually three
-RUN_MILLISECONDS = 60_000  # a slow machine's kernel importing torch
+START_SECONDS = 120  # a slow machine's server; usually three
+RUN_MILLISECONDS = 120_000  # a slow machine's kernel importing torch
 PRESS_AGAIN = 2_000  # milliseconds
 
 CELLS = [
