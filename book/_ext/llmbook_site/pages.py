@@ -207,8 +207,8 @@ def accessible(body: str) -> str:
     )
     body = re.sub(  # a column's head that is only a formula
         r'(<th class="head[^"]*"><p>)(<span class="math[^>]*>)'
-        r"(\\\([^<]*\\\))</span></p>",
-        r'\1\2\3</span><span class="visually-hidden">\3</span></p>',
+        r"\\\(([^<]*)\\\)</span></p>",
+        r'\1\2\\(\3\\)</span><span class="visually-hidden">\3</span></p>',
         body,
     )
     body = body.replace(' role="doc-biblioentry"', "")
