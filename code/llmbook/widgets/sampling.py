@@ -212,8 +212,9 @@ class SamplingExplorer(Explorer):
         )
         drawn = f"; tick: share of {self.draws} draws" * bool(self.draws)
         ax.set_xlabel(
-            "probability. Outline: as the model gives it; filled: at\n"
-            f"{self.setting()}{drawn}"
+            "probability. Outline: as the model gives it; filled: at "
+            f"{self.setting()}{drawn}.\n{(after > 0).sum():,} of "
+            f"{len(after):,} tokens kept; here are the {len(order)} likeliest."
         )
         return fig
 
@@ -258,7 +259,7 @@ def _bar(
 def _columns(ax: Any, columns: list[tuple[str, list[str]]]) -> None:
     """Numbers to the right of the bars, a heading over each column."""
     for place, (heading, texts) in enumerate(columns):
-        x = 1.12 + 0.17 * place  # share of the axes' width
+        x = 1.12 + 0.2 * place  # share of the axes' width
         for row, text in [(-0.9, heading), *enumerate(texts)]:
             ax.text(
                 x,
