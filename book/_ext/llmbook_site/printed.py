@@ -93,6 +93,7 @@ SPHINX_SETUP = ",".join(
         "verbatimforcewraps=true",
         "verbatimhintsturnover=false",
         "VerbatimColor={HTML}{F7F4EC}",
+        "VerbatimBorderColor={HTML}{F7F4EC}",
         "InnerLinkColor={HTML}{7A1F38}",
         "OuterLinkColor={HTML}{7A1F38}",
         "TitleColor={HTML}{24211D}",
