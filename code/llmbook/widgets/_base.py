@@ -13,7 +13,7 @@ import html
 import json
 import os
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import numpy as np
@@ -149,6 +149,7 @@ class Explorer(anywidget.AnyWidget):
                 f"into a page. {self.mend}"
             )
 
+    settings: ClassVar[dict[str, Any]] = {}  # the picture's own style
     mend = "Show less."  # what to do when the data are too large
 
     @property
@@ -181,6 +182,7 @@ class Explorer(anywidget.AnyWidget):
         """The figure as a page and a printed book hold it."""
         with plt.rc_context():
             plots.use()
+            plt.rcParams.update(self.settings)
             fig = self.picture()
             pdf = plots._saved(fig, "pdf", self.name, transparent=True)
             png = plots._saved(fig, "png", self.name, dpi=PICTURE_DPI)

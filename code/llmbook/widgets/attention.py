@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import traitlets
@@ -51,6 +51,9 @@ class AttentionExplorer(Explorer):
 
     kind = "attention"
     shared = ("layer", "head", "query", "key")
+    settings: ClassVar[dict[str, Any]] = {
+        "hatch.color": plots.FAINT
+    }  # masked: present, not loud
     mend = "Give fewer layers, heads or tokens: weights[:2, :4]."
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
@@ -134,7 +137,6 @@ def _map(ax: Any, explorer: AttentionExplorer) -> None:
     """The chosen head, each cell with its number, the chosen one framed."""
     T = len(explorer.tokens)
     names = [shortened(token) for token in explorer.tokens]
-    plt.rcParams["hatch.color"] = plots.FAINT  # masked: present, not loud
     plots.heatmap(
         ax,
         explorer.weights[explorer.layer, explorer.head],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import traitlets
 from matplotlib import pyplot as plt
+from matplotlib.transforms import blended_transform_factory
 
 from llmbook import plots
 from llmbook.sampling import filtered
@@ -67,6 +68,9 @@ class SamplingExplorer(Explorer):
         "choice",
         "draws",
     )
+    settings: ClassVar[dict[str, Any]] = {
+        "figure.constrained_layout.use": False
+    }  # places are fixed
     mend = "Give fewer contexts, or a smaller vocabulary."
     temperature = traitlets.Float(1.0).tag(sync=True)
     top_k = traitlets.Int(0, allow_none=True).tag(sync=True)
@@ -187,7 +191,7 @@ class SamplingExplorer(Explorer):
     def picture(self) -> plt.Figure:
         """The candidates as bars with their numbers, in this state."""
         order = self.ranking[:SHOWN]
-        fig, ax = plt.subplots(figsize=(plots.WIDTH, 0.5 + 0.21 * len(order)))
+        fig, ax = _sheet(len(order))
         logits = torch.from_numpy(self.logits[self.choice]).double()
         before, after = logits.softmax(-1).numpy(), self.probabilities
         counts = self.counts()
@@ -210,13 +214,20 @@ class SamplingExplorer(Explorer):
                 ),
             ],
         )
-        drawn = f"; tick: share of {self.draws} draws" * bool(self.draws)
-        ax.set_xlabel(
-            "probability. Outline: as the model gives it; filled: at "
-            f"{self.setting()}{drawn}.\n{(after > 0).sum():,} of "
-            f"{len(after):,} tokens kept; here are the {len(order)} likeliest."
+        ax.set_xlabel("probability")
+        fig.text(
+            0.005, 0.01, self._explained(after, len(order)), color=plots.MUTED
         )
         return fig
+
+    def _explained(self, after: np.ndarray, listed: int) -> str:
+        """What the marks of the printed figure mean."""
+        drawn = f"tick: share of {self.draws:,} draws; " * bool(self.draws)
+        return (
+            f"outline: as the model gives it; filled: at {self.setting()};\n"
+            f"{drawn}{(after > 0).sum():,} of {len(after):,} tokens kept, "
+            f"the {listed} likeliest shown"
+        )
 
     def setting(self) -> str:
         """The choices in words.
@@ -256,10 +267,18 @@ def _bar(
         )
 
 
+def _sheet(rows: int) -> tuple[plt.Figure, Any]:
+    """Axes for ``rows`` bars, with room for names, columns and a caption."""
+    bars, below = 0.21 * rows + 0.3, 0.8  # inches
+    fig = plt.figure(figsize=(plots.WIDTH, bars + below))
+    height = bars + below
+    return fig, fig.add_axes((0.17, below / height, 0.53, bars / height))
+
+
 def _columns(ax: Any, columns: list[tuple[str, list[str]]]) -> None:
     """Numbers to the right of the bars, a heading over each column."""
-    for place, (heading, texts) in enumerate(columns):
-        x = 1.12 + 0.2 * place  # share of the axes' width
+    place = blended_transform_factory(ax.figure.transFigure, ax.transData)
+    for x, (heading, texts) in zip((0.83, 0.995), columns, strict=True):
         for row, text in [(-0.9, heading), *enumerate(texts)]:
             ax.text(
                 x,
@@ -267,7 +286,7 @@ def _columns(ax: Any, columns: list[tuple[str, list[str]]]) -> None:
                 text,
                 ha="right",
                 va="center",
-                transform=ax.get_yaxis_transform(),
+                transform=place,
                 color=plots.MUTED if row < 0 else plots.INK,
             )
 
