@@ -269,9 +269,9 @@ def _bar(
 
 def _sheet(rows: int) -> tuple[plt.Figure, Any]:
     """Axes for ``rows`` bars, with room for names, columns and a caption."""
-    bars, below = 0.21 * rows + 0.3, 0.8  # inches
-    fig = plt.figure(figsize=(plots.WIDTH, bars + below))
-    height = bars + below
+    bars, below, above = 0.21 * rows + 0.3, 0.9, 0.08  # inches
+    height = bars + below + above
+    fig = plt.figure(figsize=(plots.WIDTH, height))
     return fig, fig.add_axes((0.17, below / height, 0.53, bars / height))
 
 
