@@ -229,6 +229,19 @@ def run_cells(
             f"{path.name}, cell {watch.cell.id} {why}:\n\n"
             f"{indent(watch.cell.source)}"
         ) from None
+    drop_wiped_bars(client.nb)
+
+
+def drop_wiped_bars(notebook: nbformat.NotebookNode) -> None:
+    """Drop what a progress bar leaves when it wipes itself: blanks."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [
+            output
+            for output in cell.outputs
+            if output.output_type != "stream" or output.text.strip()
+        ]
 
 
 def kernel_environment() -> dict[str, str]:
