@@ -44,7 +44,7 @@ CORPUS = "world"
 SAMPLE_TOKENS = 96  # enough for the opening of a story
 SAMPLE_SEED = 9
 SCORED_DOCUMENTS = 200  # held-out documents that are scored whole
-SNAPSHOTS = 8  # each four times as far as the one before, the last at the end
+SNAPSHOTS = 8  # each twice as far as the one before, the last at the end
 HASH_LENGTH = 16  # hexadecimal digits: 64 bits are plenty for a folder name
 # What decides the weights and the samples; comments and docstrings do not.
 CODE = (

@@ -72,7 +72,7 @@ def keep_min_p(logits: Tensor, fraction: float) -> Tensor:
     """Remove tokens less likely than ``fraction`` times the likeliest.
 
     The bar moves with the model's confidence: high where one token towers,
-    low where many are close (Nguyen et al. 2024, section 3).
+    low where many are close (Nguyen et al. 2025, section 3).
 
     >>> keep_min_p(torch.tensor([0.6, 0.3, 0.1]).log(), 0.25).exp()
     tensor([0.6000, 0.3000, 0.0000])

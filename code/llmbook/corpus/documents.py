@@ -72,7 +72,7 @@ def load_corpus(
     """Load a corpus and split it by document.
 
     Args:
-        name: ``"world"``, the generated village of Lull; ``"austen"``, the
+        name: ``"world"``, the generated town of Lull; ``"austen"``, the
             six novels, one document a chapter; or the path of a folder of
             ``.txt`` files, one document a file (a file alone is cut into
             pieces at blank lines).

@@ -1,4 +1,4 @@
-"""The village of Lull: who lives there, what stands there, what is wished.
+"""The town of Lull: who lives there, what stands there, what is wished.
 
 Everything here holds in every document, so that a model can learn it.
 """
