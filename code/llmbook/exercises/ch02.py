@@ -186,6 +186,14 @@ ST, EST, LO = (b"s", b"t"), (b"e", b"st"), (b"l", b"o")
 BC, AB = (b"b", b"c"), (b"a", b"b")
 
 
+ENCODED = (
+    (b"stst", [ST]),
+    (b"abc", [BC, AB]),
+    (b"lowest", [ST, EST, LO]),
+    (b"aaaaa", [(b"a", b"a"), (b"aa", b"a")]),
+)
+
+
 def _check_encode_word(
     answer: Callable[[bytes, Sequence[Pair]], list[bytes]],
 ) -> str | None:
@@ -216,12 +224,7 @@ def _check_encode_word(
         )
     if answer(b"\xff", []) != [b"\xff"]:
         return "A byte that no merge knows stays a token of its own."
-    for word, merges in (
-        (b"stst", [ST]),
-        (b"abc", [BC, AB]),
-        (b"lowest", [ST, EST, LO]),
-        (b"aaaaa", [(b"a", b"a"), (b"aa", b"a")]),
-    ):
+    for word, merges in ENCODED:
         ranks = {pair: rank for rank, pair in enumerate(merges)}
         right = apply_merges([bytes([v]) for v in word], ranks)
         if answer(word, merges) != right:

@@ -105,7 +105,6 @@ class BPETokenizer(Tokenizer):
         counts may give other merges: minbpe takes the pair that it met
         first, Hugging Face tokenizers the pair with the smallest ids,
         SentencePiece the shortest joined token.
-
         Names of special tokens in the text are cut out before counting.
 
         Raises:
