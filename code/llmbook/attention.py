@@ -137,7 +137,7 @@ def split_heads(x: Tensor, n_head: int) -> Tensor:
     """Cut the width into heads: (B, T, C) to (B, H, T, D), with C = H D.
 
     Raises:
-        ValueError: ``x`` has not three axes, or C is no multiple of H.
+        ValueError: ``x`` does not have three axes, or C is no multiple of H.
 
     >>> split_heads(torch.zeros(1, 3, 8), n_head=2).shape
     torch.Size([1, 2, 3, 4])

@@ -90,7 +90,7 @@ def recipe() -> Recipe:
         ),
         quick=preset("running"),
     )
-    steps = runtime.pick(smoke=60, quick=900, laptop=8_000, gpu=20_000)
+    steps = runtime.pick(smoke=60, quick=700, laptop=8_000, gpu=20_000)
     rate = runtime.pick(smoke=4e-3, quick=4e-3, laptop=2e-3)
     settings = TrainConfig(
         steps=steps,
