@@ -216,19 +216,19 @@ class Oracle(engine.Page):
 
 def exact_chance(text: str) -> Fraction:
     total = Fraction(0)
-    shares = sum(Fraction(share) for _, share, _ in LULL.kinds)
-    for _, share, tell in LULL.kinds:
+    shares = sum(Fraction(kind.share) for kind in LULL.kinds)
+    for kind in LULL.kinds:
         plans = [[]]
         while plans:
             plan = plans.pop()
             page = Oracle(text, plan)
             try:
-                tell(page)
+                kind.tell(page)
             except Fork as fork:
                 plans += [[*plan, way] for way in fork.args[0]]
                 continue
             if page.place == len(text):
-                total += page.chance * Fraction(share) / shares
+                total += page.chance * Fraction(kind.share) / shares
     return total
 
 
@@ -313,7 +313,7 @@ def test_every_document_there_is_reads_back(small):
 def test_the_mean_of_sampled_surprises_is_the_entropy(small):
     grammar, everything = small
     entropy = -math.fsum(math.exp(d.logprob) * d.logprob for d in everything)
-    surprises = [-d.logprob for d in world.documents(4000, 5, grammar)]
+    surprises = [-d.logprob for d in world.documents(4000, 5, grammar=grammar)]
     error = statistics.stdev(surprises) / math.sqrt(len(surprises))
     assert abs(statistics.mean(surprises) - entropy) < 4 * error
 
@@ -321,7 +321,7 @@ def test_the_mean_of_sampled_surprises_is_the_entropy(small):
 def test_documents_are_drawn_as_often_as_they_claim(small):
     grammar, everything = small
     count = 4000
-    drawn = Counter(d.text for d in world.documents(count, 6, grammar))
+    drawn = Counter(d.text for d in world.documents(count, 6, grammar=grammar))
     claimed = {d.text: math.exp(d.logprob) * count for d in everything}
     assert set(drawn) <= set(claimed)
     often = [t for t, expected in claimed.items() if expected >= 10]
@@ -333,7 +333,7 @@ def test_documents_are_drawn_as_often_as_they_claim(small):
 def test_a_forced_branch_costs_nothing():
     grammar = engine.Grammar(
         {"only": world.Rule("only", ["This."])},
-        (("story", 1.0, lambda page: page.say("only")),),
+        (engine.Kind("story", 1.0, lambda page: page.say("only")),),
     )
     (written,) = world.enumerate_documents(grammar)
     assert written.logprob == 0.0
@@ -343,7 +343,7 @@ def test_two_ways_to_one_text_are_refused_when_reading():
     rules = {"twice": world.Rule("twice", ["a <tail>", "a b"]),
              "tail": world.Rule("tail", ["b", "c"])}  # fmt: skip
     grammar = engine.Grammar(
-        rules, (("story", 1.0, lambda page: page.say("twice")),)
+        rules, (engine.Kind("story", 1.0, lambda page: page.say("twice")),)
     )
     with pytest.raises(world.ReadError, match="2 options"):
         world.read(grammar, "a b")

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 from .engine import (
     Grammar,
+    Kind,
     Option,
     ReadError,
     Rule,
+    Side,
     Written,
     at_random,
     enumerate_documents,
@@ -26,9 +28,11 @@ from .tales import tell_story
 __all__ = [
     "LULL",
     "Grammar",
+    "Kind",
     "Option",
     "ReadError",
     "Rule",
+    "Side",
     "Written",
     "document",
     "documents",
@@ -44,33 +48,46 @@ STORY_SHARE = 0.85  # of documents; a fact is a third as long as a story
 LULL = Grammar(
     rules={**TALE_RULES, **FACT_RULES},
     kinds=(
-        ("story", STORY_SHARE, tell_story),
-        ("fact", 1 - STORY_SHARE, tell_fact),
+        Kind("story", STORY_SHARE, tell_story),
+        Kind("fact", 1 - STORY_SHARE, tell_fact),
     ),
 )
 
 
 def document(
-    index: int, seed: int | str = 0, grammar: Grammar = LULL
+    index: int,
+    seed: int | str = 0,
+    side: Side = "any",
+    grammar: Grammar = LULL,
 ) -> Written:
     """Document number ``index`` of the endless corpus of ``seed``.
+
+    Args:
+        index: which one.
+        seed: which corpus.
+        side: ``"seen"`` leaves out the combinations that are held, as
+            training does; ``"unseen"`` has only them.
+        grammar: whose documents.
 
     >>> document(3).text == document(3).text
     True
     """
     source = random.Random(f"{seed}/{index}")
-    return write(grammar, at_random(source))
+    return write(grammar, at_random(source), side)
 
 
 def documents(
-    count: int, seed: int = 0, grammar: Grammar = LULL
+    count: int,
+    seed: int | str = 0,
+    side: Side = "any",
+    grammar: Grammar = LULL,
 ) -> Iterator[Written]:
     """The first ``count`` documents of the corpus of ``seed``."""
     for index in range(count):
-        yield document(index, seed, grammar)
+        yield document(index, seed, side, grammar)
 
 
-def logprob(text: str, grammar: Grammar = LULL) -> float:
+def logprob(text: str, side: Side = "any", grammar: Grammar = LULL) -> float:
     """Log-probability in nats with which the grammar writes ``text``.
 
     Minus infinity for a text that it cannot write: so it also tells whether
@@ -80,6 +97,6 @@ def logprob(text: str, grammar: Grammar = LULL) -> float:
     -inf
     """
     try:
-        return read(grammar, text).logprob
+        return read(grammar, text, side).logprob
     except ReadError:
         return -math.inf

@@ -21,15 +21,15 @@ import math
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 _PIECE = re.compile(r"\{([\w.]+)\}|<(?:([\w.]+)=)?([\w.-]+)>")
 
 Choice = tuple[str, int]  # a rule's name, and which of its options
+Side = Literal["any", "seen", "unseen"]
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,62 @@ Rules = Mapping[str, "Rule | Callable[[dict[str, str]], Rule]"]
 
 
 @dataclass(frozen=True)
+class Kind:
+    """One kind of document: how it is told, and what is kept from training.
+
+    Some kinds bring two things together, such as a person and a wish. A few
+    of these combinations are *held*: a model never meets them in training,
+    though it meets both halves, so they show what it can put together by
+    itself.
+
+    Args:
+        name: what the kind is called.
+        share: of all documents, before any are kept from training.
+        tell: writes a document of this kind on a page.
+        combination: what the final scene brought together.
+        held: the combinations that are kept out of training.
+        held_mass: exact probability that a document of this kind has a held
+            combination; see :func:`mass`.
+    """
+
+    name: str
+    share: float
+    tell: Callable[[Page], None]
+    combination: Callable[[Mapping[str, str]], Hashable] | None = None
+    held: frozenset = frozenset()
+    held_mass: float = 0.0
+
+    def mass(self, side: Side) -> float:
+        """The probability within this kind of what stands on ``side``."""
+        if side == "any":
+            return 1.0
+        return self.held_mass if side == "unseen" else 1 - self.held_mass
+
+    def made(self, scene: Mapping[str, str]) -> Hashable:
+        """The combination of a finished scene; None without any."""
+        return self.combination(scene) if self.combination else None
+
+    def admits(self, combination: Hashable, side: Side) -> bool:
+        """Whether a document with this combination stands on ``side``."""
+        return side == "any" or (combination in self.held) == (
+            side == "unseen"
+        )
+
+
+@dataclass(frozen=True)
 class Grammar:
     """Rules, and the kinds of document that are told with them.
 
     Args:
         rules: by name; a function of the scene gives the rule that fits it.
-        kinds: name of a kind, its share of documents, its function.
+        kinds: the kinds, each with its share of documents.
     """
 
     rules: Rules
-    kinds: tuple[tuple[str, float, Callable[[Page], None]], ...]
+    kinds: tuple[Kind, ...]
+    _kind_rules: dict[str, tuple[Rule, tuple[int, ...]]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def resolve(self, name: str, scene: dict[str, str]) -> Rule:
         """The rule of that name, in this scene."""
@@ -167,11 +213,27 @@ class Grammar:
             rule = rule(scene)
         return rule.fitting(scene)
 
-    @cached_property
-    def kind_rule(self) -> Rule:
-        """The choice that begins every document: of which kind it is."""
-        options = [Option(name, share) for name, share, _ in self.kinds]
-        return Rule("kind", options)
+    def kind_rule(self, side: Side = "any") -> tuple[Rule, tuple[int, ...]]:
+        """The choice that begins every document, and the kinds it is among.
+
+        A kind that has nothing on a side is left out there, and the shares
+        of the others grow to make one.
+        """
+        if side not in self._kind_rules:
+            there = tuple(
+                i for i, kind in enumerate(self.kinds) if kind.mass(side) > 0
+            )
+            if not there:
+                raise ValueError(
+                    f"the grammar has no document on side {side!r}; expected "
+                    "a kind with a held_mass between 0 and 1. Give one of "
+                    "the kinds held combinations, or ask for side 'any'."
+                )
+            options = [
+                Option(self.kinds[i].name, self.kinds[i].share) for i in there
+            ]
+            self._kind_rules[side] = Rule("kind", options), there
+        return self._kind_rules[side]
 
 
 class Page:
@@ -181,6 +243,7 @@ class Page:
         self.grammar = grammar
         self.scene: dict[str, str] = {}
         self.steps: list[tuple[Rule, int]] = []
+        self.cut: tuple[int, int] | None = None
 
     def say(self, name: str, before: str = "") -> Any:
         """Put one drawn option of a rule on the page; return its tag.
@@ -206,6 +269,10 @@ class Page:
     def put(self, template: str) -> None:
         """Put a text on the page in which nothing is left to choose."""
         raise NotImplementedError
+
+    def answer_begins(self) -> None:
+        """Mark the place where the prompt ends and its answer begins."""
+        self.cut = len(self.so_far()), len(self.steps)
 
     def call(self, new: str, old: str) -> None:
         """Let ``new`` stand for what the scene knows as ``old``."""
@@ -394,56 +461,100 @@ def _template(way: tuple) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """A document, the choices that made it, and its log-probability."""
+    """A document, the choices that made it, and its log-probability.
+
+    Args:
+        text: what is read.
+        kind: the name of its kind.
+        choices: each draw in turn.
+        logprob: of the text, in nats, on the side that it was asked from.
+        combination: what it brings together, where its kind has that.
+        split: where in ``text`` the answer begins, where there is one.
+        answer_logprob: of the answer in nats, given what stands before.
+    """
 
     text: str
     kind: str
     choices: tuple[Choice, ...]
     logprob: float
+    combination: Hashable = None
+    split: int | None = None
+    answer_logprob: float | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the answer: all, where there is no answer."""
+        return self.text[: self.split]
+
+    @property
+    def answer(self) -> str:
+        """What answers the prompt; empty where there is no answer."""
+        return "" if self.split is None else self.text[self.split :]
 
 
-def write(grammar: Grammar, pick: Callable[[Rule], int]) -> Written:
-    """Write one document: draw its kind, then tell it."""
-    page = Writer(grammar, pick)
-    index = pick(grammar.kind_rule)
-    name, _, tell = grammar.kinds[index]
-    tell(page)
-    return _written(
-        page.so_far(), name, [(grammar.kind_rule, index), *page.steps]
+def write(
+    grammar: Grammar, pick: Callable[[Rule], int], side: Side = "any"
+) -> Written:
+    """Write one document: draw its kind, then tell it.
+
+    A document on the wrong side is thrown away and told again, and the
+    probability of those that are left grows by just what this takes away.
+    """
+    rule, there = grammar.kind_rule(side)
+    drawn = pick(rule)
+    index = there[drawn]
+    kind = grammar.kinds[index]
+    while True:
+        page = Writer(grammar, pick)
+        kind.tell(page)
+        if kind.admits(kind.made(page.scene), side):
+            return _written(grammar, index, page, side)
+
+
+def _written(grammar: Grammar, index: int, page: Page, side: Side) -> Written:
+    kind = grammar.kinds[index]
+    rule, there = grammar.kind_rule(side)
+    logs = [rule.logs[option] for rule, option in page.steps]
+    begin = rule.logs[there.index(index)] - math.log(kind.mass(side))
+    drawn = ((rule.name, option) for rule, option in page.steps)
+    cut, step = page.cut or (None, None)
+    return Written(
+        page.so_far(),
+        kind.name,
+        (("kind", index), *drawn),
+        math.fsum([begin, *logs]),
+        kind.made(page.scene),
+        cut,
+        None if step is None else math.fsum(logs[step:]),
     )
 
 
-def _written(text: str, kind: str, steps: list[tuple[Rule, int]]) -> Written:
-    choices = tuple((rule.name, index) for rule, index in steps)
-    logprob = math.fsum(rule.logs[index] for rule, index in steps)
-    return Written(text, kind, choices, logprob)
-
-
-def read(grammar: Grammar, text: str) -> Written:
+def read(grammar: Grammar, text: str, side: Side = "any") -> Written:
     """Find the choices that wrote ``text``.
 
     Raises:
-        ReadError: no document of the grammar reads so.
+        ReadError: no document of the grammar, on this side, reads so.
     """
     found, reasons = [], []
-    for index, (name, _, tell) in enumerate(grammar.kinds):
+    for index, kind in enumerate(grammar.kinds):
         page = Reader(grammar, text)
         try:
-            tell(page)
+            kind.tell(page)
             if page.place < len(text):
                 rest = text[page.place : page.place + 60]
                 raise ReadError(f"the text goes on after its end: {rest!r}.")
+            if not kind.admits(kind.made(page.scene), side):
+                raise ReadError(f"it does not stand on side {side!r}.")
         except ReadError as error:
-            reasons.append(f"as a {name}: {error}")
+            reasons.append(f"as a {kind.name}: {error}")
             continue
-        steps = [(grammar.kind_rule, index), *page.steps]
-        found.append(_written(text, name, steps))
+        found.append((index, page))
     if len(found) != 1:
         raise ReadError(
             f"the text can be read in {len(found)} ways, expected one; "
             + "; ".join(reasons)
         )
-    return found[0]
+    return _written(grammar, *found[0], side)
 
 
 def retell(grammar: Grammar, choices: Sequence[Choice]) -> Written:
@@ -452,8 +563,8 @@ def retell(grammar: Grammar, choices: Sequence[Choice]) -> Written:
     return write(grammar, lambda rule: next(tape)[1])
 
 
-def enumerate_documents(grammar: Grammar) -> Iterator[Written]:
-    """Every document of a (small!) grammar, each choice taken in turn."""
+def _tapes(run: Callable[[Callable[[Rule], int]], Any]) -> Iterator:
+    """What ``run(pick)`` gives for every way of picking, each in turn."""
     tape: list[int] = []
     while True:
         sizes: list[int] = []
@@ -464,9 +575,43 @@ def enumerate_documents(grammar: Grammar) -> Iterator[Written]:
             sizes.append(len(rule.options))  # noqa: B023
             return tape[len(sizes) - 1]  # noqa: B023
 
-        yield write(grammar, pick)
+        yield run(pick)
         while tape and tape[-1] == sizes[len(tape) - 1] - 1:
             tape.pop()
         if not tape:
             return
         tape[-1] += 1
+
+
+def enumerate_documents(
+    grammar: Grammar, side: Side = "any"
+) -> Iterator[Written]:
+    """Every document of a (small!) grammar, each choice taken in turn."""
+    _, there = grammar.kind_rule(side)
+    for index in there:
+        kind = grammar.kinds[index]
+        for page in _pages(grammar, kind.tell):
+            if kind.admits(kind.made(page.scene), side):
+                yield _written(grammar, index, page, side)
+
+
+def _pages(grammar: Grammar, tell: Callable[[Page], None]) -> Iterator[Page]:
+    def run(pick: Callable[[Rule], int]) -> Page:
+        page = Writer(grammar, pick)
+        tell(page)
+        return page
+
+    return _tapes(run)
+
+
+def mass(rules: Rules, kind: Kind, tell: Callable[[Page], None]) -> float:
+    """The exact probability that a combination of this kind is held.
+
+    ``tell`` makes only the draws that decide the combination, so that all
+    their outcomes can be counted out.
+    """
+    return math.fsum(
+        math.exp(math.fsum(rule.logs[i] for rule, i in page.steps))
+        for page in _pages(Grammar(rules, (kind,)), tell)
+        if kind.made(page.scene) in kind.held
+    )
