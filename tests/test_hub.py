@@ -168,23 +168,14 @@ def test_an_unknown_name_lists_the_known_ones():
         hub.from_pretrained_gpt2("gpt3")
 
 
-class Ranged(http.server.SimpleHTTPRequestHandler):
-    """A hub of one folder that honours Range and counts requests."""
+class Counted(http.server.SimpleHTTPRequestHandler):
+    """A hub of one folder that keeps a list of what was asked for."""
 
     seen: list = []  # noqa: RUF012  (shared on purpose)
 
     def do_GET(self):
-        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
-        Ranged.seen.append((self.path, start))
-        try:
-            with open(self.translate_path(self.path), "rb") as file:
-                body = file.read()
-        except OSError:
-            return self.send_error(404)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start:])
+        Counted.seen.append(self.path.rpartition("/")[2])
+        super().do_GET()
 
     def log_message(self, *args):
         pass
@@ -193,40 +184,29 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def local_hub(tmp_path, monkeypatch):
     served = tmp_path / "hub"
-    folder = served / hub.REPOSITORIES["gpt2"] / "resolve" / "main"
     theirs = reference_model()
-    theirs.save_pretrained(folder)
-    handler = functools.partial(Ranged, directory=str(served))
+    theirs.save_pretrained(
+        served / hub.REPOSITORIES["gpt2"] / "resolve" / "main"
+    )
+    handler = functools.partial(Counted, directory=str(served))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("LLMBOOK_CACHE", str(tmp_path / "cache"))
-    Ranged.seen.clear()
-    yield theirs, folder, tmp_path / "cache" / "gpt2"
+    Counted.seen.clear()
+    yield theirs, tmp_path / "cache" / "gpt2"
     server.shutdown()
     server.server_close()
 
 
 def test_a_name_is_downloaded_once_and_verified_from_then_on(local_hub):
-    theirs, _, cached = local_hub
+    theirs, cached = local_hub
     assert_same_logits(hub.from_pretrained_gpt2("gpt2"), theirs)
-    recorded = json.loads((cached / "checksums.json").read_text())
-    assert set(recorded) == {"config.json", "model.safetensors"}
     hub.from_pretrained_gpt2("gpt2", progress=False)
-    assert len(Ranged.seen) == 2
+    assert Counted.seen == ["config.json", "model.safetensors"]
     edit(cached, "config.json", n_layer=1)
     with pytest.raises(ValueError, match="has changed since its download"):
         hub.from_pretrained_gpt2("gpt2")
-
-
-def test_a_broken_download_goes_on_where_it_stopped(local_hub):
-    theirs, folder, cached = local_hub
-    cached.mkdir(parents=True)
-    whole = (folder / "model.safetensors").read_bytes()
-    (cached / "model.safetensors.part").write_bytes(whole[:1000])
-    model = hub.from_pretrained_gpt2("gpt2", progress=False)
-    assert_same_logits(model, theirs)
-    assert [start for _, start in Ranged.seen] == [0, 1000]
 
 
 def test_no_network_is_an_error_that_says_what_to_do(local_hub, monkeypatch):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from llmbook import downloads
 from llmbook.config import GPT2_CONTEXT_LENGTH, GPT2_VOCAB_SIZE, GPTConfig
 from llmbook.layers import EXPANSION
 from llmbook.model import GPT
@@ -28,14 +24,9 @@ REPOSITORIES = {
 }
 ENDPOINT_VARIABLE = "HF_ENDPOINT"  # the hub's own variable, for mirrors
 ENDPOINT = "https://huggingface.co"
-CACHE_VARIABLE = "LLMBOOK_CACHE"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which shard holds which tensor
-CHECKSUMS = "checksums.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CHUNK = 1 << 20  # bytes read at a time
-TIMEOUT = 30  # seconds without an answer
-PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416  # HTTP: RFC 9110
 
 # transformers' name within h.<i>. : ours within blocks.<i>.
 IN_BLOCK = {
@@ -266,89 +257,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept: ``LLMBOOK_CACHE``, or the user's cache."""
-    default = Path.home() / ".cache" / "llmbook"
-    return Path(os.environ.get(CACHE_VARIABLE, default))
-
-
 def download(name: str, progress: bool = True) -> Path:
     """Fetch a GPT-2 into the cache, once; return its folder.
 
-    The SHA-256 of each file is recorded when it first arrives, in
-    ``checksums.json`` beside it, and verified at every later use.
+    The SHA-256 of each file is recorded when it first arrives, and verified
+    at every later use.
     """
-    folder = cache_folder() / name
-    folder.mkdir(parents=True, exist_ok=True)
     endpoint = os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip("/")
     base = f"{endpoint}/{REPOSITORIES[name]}/resolve/main"
+    mend = f"Or pass a folder that holds {CONFIG} and {WEIGHTS}."
     for file in (CONFIG, WEIGHTS):
-        path = folder / file
-        if not path.exists():
-            _fetch(f"{base}/{file}", path, progress)
-        _verify(path)
-    return folder
-
-
-def _fetch(url: str, path: Path, progress: bool) -> None:
-    """Download ``url``, going on where an earlier attempt stopped."""
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(
-        url, headers={"Range": f"bytes={have}-"} if have else {}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            resumed = answer.status == PARTIAL_CONTENT  # else it starts over
-            with part.open("ab" if resumed else "wb") as out:
-                _copy(answer, out, have if resumed else 0, path.name, progress)
-    except OSError as error:
-        if getattr(error, "code", None) == RANGE_NOT_SATISFIABLE:
-            part.unlink()  # it is no beginning of this file
-        raise OSError(
-            f"could not download {url} ({error}). Check the connection and "
-            "call again: what has arrived is kept. Or pass a folder that "
-            f"holds {CONFIG} and {WEIGHTS}."
-        ) from error
-    part.replace(path)
-
-
-def _copy(answer: Any, out: Any, have: int, name: str, progress: bool) -> None:
-    left = answer.headers.get("Content-Length")
-    total = have + int(left) if left else None
-    bar = tqdm(
-        total=total,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        desc=name,
-        leave=False,
-        disable=not progress,
-    )
-    with bar:
-        for chunk in _chunks(answer):
-            have += out.write(chunk)
-            bar.update(len(chunk))
-    if total is not None and have < total:
-        raise OSError(f"the connection closed {total - have} bytes early")
-
-
-def _chunks(answer: Any) -> Iterator[bytes]:
-    while chunk := answer.read(CHUNK):
-        yield chunk
-
-
-def _verify(path: Path) -> None:
-    """Record the file's checksum, or hold it to the recorded one."""
-    record = path.parent / CHECKSUMS
-    known = _read_json(record) if record.exists() else {}
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if known.setdefault(path.name, found) != found:
-        raise ValueError(
-            f"{path} has changed since its download: SHA-256 {found}, "
-            f"recorded {known[path.name]}. Delete it to fetch it again."
+        path = downloads.fetch(
+            f"{base}/{file}", f"{name}/{file}", mend=mend, progress=progress
         )
-    fresh = record.with_name(record.name + ".part")
-    fresh.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    fresh.replace(record)
+    return path.parent

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import downloads
 from .folder import read_text
 
 ADDRESS = "https://www.gutenberg.org/cache/epub/{number}/pg{number}.txt"
 DATA_VARIABLE = "LLMBOOK_DATA"  # a folder that may hold austen/*.txt
-TIMEOUT = 30  # seconds without an answer before a download is given up
-_BLOCK = 1 << 16  # bytes read at a time
 _SIZE_TOLERANCE = 0.15  # editions differ by notes and prefaces
 _TITLE_WITHIN = 3000  # characters: title pages come first
 _LEAST_CHAPTER = 500  # characters; shorter is a line of the contents
@@ -56,12 +52,11 @@ NOVELS = (
 )
 
 
-def load_novels(cache: Path | None = None) -> dict[str, str]:
+def load_novels() -> dict[str, str]:
     """The six novels by title, in the order of publication.
 
-    They come from ``LLMBOOK_DATA/austen`` where that folder holds them,
-    otherwise from ``cache`` (the user's own cache folder), into which they
-    are downloaded once.
+    They come from ``LLMBOOK_DATA/austen`` where that folder holds them;
+    otherwise they are downloaded once (:mod:`llmbook.downloads`).
 
     Raises:
         ConnectionError: a novel is missing and cannot be downloaded.
@@ -74,100 +69,23 @@ def load_novels(cache: Path | None = None) -> dict[str, str]:
         if local is not None and (local / novel.file).exists():
             path = local / novel.file
         else:
-            path = fetch_novel(novel, cache or cache_folder())
+            path = fetch_novel(novel)
         texts[novel.title] = clean(read_text(path), novel, path)
     return texts
 
 
-def cache_folder() -> Path:
-    """Where downloads are kept for this user."""
-    import platformdirs  # only a download needs it
+def fetch_novel(novel: Novel) -> Path:
+    """The novel's file in the cache, downloaded where it is missing.
 
-    return Path(platformdirs.user_cache_dir("llmbook")) / "austen"
-
-
-def fetch_novel(novel: Novel, cache: Path) -> Path:
-    """The novel's file in ``cache``, downloaded where it is missing.
-
-    Its SHA-256 is recorded at the download and compared ever after.
+    A file that is no plausible edition of the novel is not accepted.
     """
-    path = cache / novel.file
-    record = cache / f"{novel.file}.sha256"
-    if not path.exists():
-        url = ADDRESS.format(number=novel.number)
-        part = cache / f"{novel.file}.part"
-        download(url, part, novel.title)
-        try:
-            clean(read_text(part), novel, part)
-        except ValueError:
-            part.unlink()  # resuming it would not help
-            raise
-        record.write_text(_sha256(part) + "\n")
-        os.replace(part, path)
-    if not record.exists():
-        record.write_text(_sha256(path) + "\n")
-    if _sha256(path) != record.read_text().strip():
-        raise ValueError(
-            f"{path} has changed since it was downloaded: its SHA-256 is "
-            f"not the one in {record.name}. Delete both files to download "
-            "the novel again."
-        )
-    return path
-
-
-def download(url: str, part: Path, title: str) -> None:
-    """Download ``url`` to ``part``, going on where an earlier try stopped.
-
-    Raises:
-        ConnectionError: no connection, an error from the server, or fewer
-            bytes than announced; what has come stays in ``part``.
-    """
-    part.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() else 0
-    mark = part.with_suffix(".etag")  # the edition that the part belongs to
-    request = urllib.request.Request(url)
-    if have and mark.exists():
-        request.add_header("Range", f"bytes={have}-")
-        request.add_header("If-Range", mark.read_text())
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            if answer.status != 206:
-                have = 0
-                _remember(mark, answer.headers.get("ETag"))
-            _receive(answer, part, have, title)
-    except (urllib.error.URLError, OSError) as error:
-        raise ConnectionError(
-            f"{title} could not be downloaded from {url} ({error}). Try "
-            "again: what has come is kept. Without a connection, put the "
-            f"six novels' text files into a folder austen/ and set "
-            f"{DATA_VARIABLE} to the folder that holds it."
-        ) from error
-    mark.unlink(missing_ok=True)
-
-
-def _remember(mark: Path, etag: str | None) -> None:
-    if etag and not etag.startswith("W/"):  # If-Range wants a strong one
-        mark.write_text(etag)
-    else:
-        mark.unlink(missing_ok=True)
-
-
-def _receive(answer, part: Path, have: int, title: str) -> None:
-    from tqdm.auto import tqdm
-
-    length = answer.headers.get("Content-Length")
-    total = have + int(length) if length else None
-    with (
-        open(part, "ab" if have else "wb") as file,
-        tqdm(total=total, initial=have, unit="B", unit_scale=True,
-             desc=title, leave=False) as bar,
-    ):  # fmt: skip
-        while block := answer.read(_BLOCK):
-            file.write(block)
-            bar.update(len(block))
-        size = file.tell()
-    if total is not None and size < total:
-        raise ConnectionError(f"only {size} of {total} bytes came")
+    return downloads.fetch(
+        ADDRESS.format(number=novel.number),
+        f"austen/{novel.file}",
+        check=lambda path: clean(read_text(path), novel, path),
+        mend="Without a connection, put the six novels' text files into a "
+        f"folder austen/ and set {DATA_VARIABLE} to the folder around it.",
+    )
 
 
 def clean(text: str, novel: Novel, path: Path) -> str:
@@ -209,7 +127,3 @@ def chapters(text: str) -> list[str]:
     pieces = _CHAPTER.split(text)[1:] or [text]
     texts = (piece.strip() for piece in pieces)
     return [text for text in texts if len(text) >= _LEAST_CHAPTER]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
