@@ -2,6 +2,12 @@
 
 from llmbook.widgets.attention import AttentionExplorer
 from llmbook.widgets.sampling import SamplingExplorer
+from llmbook.widgets.token_explorer import TokenExplorer
 from llmbook.widgets.tokens import visible
 
-__all__ = ["AttentionExplorer", "SamplingExplorer", "visible"]
+__all__ = [
+    "AttentionExplorer",
+    "SamplingExplorer",
+    "TokenExplorer",
+    "visible",
+]
