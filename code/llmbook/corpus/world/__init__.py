@@ -22,8 +22,12 @@ from .engine import (
 )
 from .facts import RULES as FACT_RULES
 from .facts import tell_fact
+from .questions import RULES as QUESTION_RULES
+from .questions import choice_kind, question_kind
+from .requests import RULES as REQUEST_RULES
+from .requests import instruction_kind
 from .tales import RULES as TALE_RULES
-from .tales import tell_story
+from .tales import story_kind
 
 __all__ = [
     "LULL",
@@ -43,13 +47,24 @@ __all__ = [
     "write",
 ]
 
-STORY_SHARE = 0.85  # of documents; a fact is a third as long as a story
-
+# Of documents. A story is three times as long as a fact and ten times as
+# long as a question, so that stories are nine words in ten.
+SHARES = {
+    "story": 0.58,
+    "fact": 0.12,
+    "question": 0.11,
+    "choice": 0.06,
+    "instruction": 0.06,
+}
+RULES = {**TALE_RULES, **FACT_RULES, **QUESTION_RULES, **REQUEST_RULES}
 LULL = Grammar(
-    rules={**TALE_RULES, **FACT_RULES},
-    kinds=(
-        Kind("story", STORY_SHARE, tell_story),
-        Kind("fact", 1 - STORY_SHARE, tell_fact),
+    RULES,
+    (
+        story_kind(SHARES["story"], RULES),
+        Kind("fact", SHARES["fact"], tell_fact),
+        question_kind(SHARES["question"], RULES),
+        choice_kind(SHARES["choice"], RULES),
+        instruction_kind(SHARES["instruction"], RULES),
     ),
 )
 

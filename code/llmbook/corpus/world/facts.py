@@ -48,6 +48,11 @@ STATED = {
             "People come from far away because of {P.famous}.",
             "What everybody remembers is {P.famous}.",
         ),
+        "forbidden": (
+            "A sign forbids {P.forbidden}.",
+            "One thing is not allowed there, and that is {P.forbidden}.",
+            "Whoever is caught {P.forbidden} has to go home.",
+        ),
     },
 }
 OPENINGS = {

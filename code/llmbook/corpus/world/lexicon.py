@@ -5,6 +5,7 @@ Everything here holds in every document, so that a model can learn it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from .engine import Option, Rule
@@ -43,39 +44,41 @@ PEOPLE = {
     "Wren": ("she", "keys", "the house with nine doors by the pond",
              "owl that snores", "locks", "knocks on trees"),
     "Anselm": ("he", "clocks", "the silent house at the station",
-               "tortoise in a hurry", "being early", "irons his socks"),
+               "tortoise in a hurry", "being early", "irons the curtains"),
 }  # fmt: skip
 
-PLACE_FIELDS = ("stands", "odd", "famous")
+PLACE_FIELDS = ("stands", "odd", "famous", "forbidden")
 PLACES = {
     "mill": ("beside the pond", "turns only on Tuesdays",
-             "flour as fine as fog"),
+             "flour as fine as fog", "counting the flour"),
     "pond": ("at the foot of the hill", "has room for exactly one swan",
-             "one very proud swan"),
+             "one very proud swan", "swimming in a hat"),
     "bridge": ("between the market and the wood",
-               "squeaks when somebody tells a lie", "forty loose boards"),
+               "squeaks when somebody tells a lie",
+               "forty loose boards", "running on tiptoe"),
     "well": ("behind the school", "answers politely",
-             "water that tastes of pears"),
+             "water that tastes of pears", "shouting after dark"),
     "market": ("in front of the tower", "opens when the goat arrives",
-               "a stall that sells nothing"),
+               "a stall that sells nothing", "paying with pears"),
     "orchard": ("on the sunny side of the hill",
-                "grows one golden pear a year", "ladders without owners"),
+                "grows one golden pear a year",
+                "ladders without owners", "shaking the trees"),
     "tower": ("in the middle of Lull", "says noon all day long",
-              "a clock that is often asleep"),
+              "a clock that is often asleep", "asking for the time"),
     "harbour": ("at the end of the long street", "smells of rope and oranges",
-                "a boat called Patience"),
+                "a boat called Patience", "feeding the boats"),
     "wood": ("on the other side of the bridge", "is older than the map",
-             "a blue door with no house"),
+             "a blue door with no house", "whistling at the moss"),
     "hill": ("behind the orchard", "gets a little higher every winter",
-             "wind that knows your name"),
+             "wind that knows your name", "rolling upwards"),
     "station": ("where the road gives up", "waits for a train that is late",
-                "a bench with a cushion"),
+                "a bench with a cushion", "waving too early"),
     "lighthouse": ("on a rock in the bay", "shines green for ships it likes",
-                   "a stair that nobody has finished"),
+                   "a stair that nobody has finished", "knocking at low tide"),
     "school": ("across from the bakery", "has seven benches for six children",
-               "chalk in every colour but white"),
+               "chalk in every colour but white", "sneezing in verse"),
     "bakery": ("next to the market", "is warm even in January",
-               "buns shaped like sheep"),
+               "buns shaped like sheep", "naming the buns"),
 }  # fmt: skip
 
 SPOTS = ("at the mill", "by the pond", "on the bridge", "beside the well",
@@ -128,6 +131,7 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 NUMBERS = ("two", "three", "four", "seven", "nine", "eleven", "forty")
 BEASTS = ("goat", "swan", "crow", "goose", "owl", "heron", "donkey", "cat",
           "hedgehog", "mayor")  # fmt: skip
+TOOLS = tuple(tool for *_, tools in WISHES.values() for tool in tools)
 FOODS = (  # none of them in the plural: there *is* more of it
     "pear soup", "warm bread", "honey cake", "cold porridge", "onion pie",
     "egg salad", "plum jam", "gingerbread",
@@ -136,6 +140,32 @@ NAME_STARTS = ("Zor", "Bel", "Qui", "Vam", "Plo", "Dri", "Mum", "Tiv", "Gos",
                "Fen", "Kar", "Lup", "Yad", "Hob", "Cle", "Wim")  # fmt: skip
 NAME_ENDS = ("ba", "lo", "nik", "rim", "tuf", "wex", "dle", "mox", "zan",
              "gus", "pip", "ka")  # fmt: skip
+
+
+def latin_square(
+    rows: Iterable[str], columns: Iterable[str], every: int, rest: int
+) -> frozenset[tuple[str, str]]:
+    """Pairs to be held out: each row and each column lends a few.
+
+    The pair of row i and column j is held where i + j leaves ``rest`` when
+    divided by ``every``. A hash would sometimes take all pairs of one row;
+    this never does.
+
+    >>> sorted(latin_square("xyz", "ab", 3, 0))
+    [('x', 'a'), ('z', 'b')]
+    """
+    columns = tuple(columns)
+    return frozenset(
+        (row, column)
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+        if (i + j) % every == rest
+    )
+
+
+def capital(text: str) -> str:
+    """The text with its first letter made large."""
+    return text[:1].upper() + text[1:]
 
 
 def article(noun: str) -> str:
@@ -176,7 +206,7 @@ def wish(text: str) -> Option:
     past, at, tools = WISHES[text]
     return Option(
         text,
-        sets={"past": past, "at": at, "At": at[0].upper() + at[1:],
+        sets={"past": past, "at": at, "At": capital(at),
               "tools": " ".join(tools)},
     )  # fmt: skip
 

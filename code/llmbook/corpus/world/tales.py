@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from . import lexicon
-from .engine import Option, Page, Rule
+from .engine import Kind, Option, Page, Rule, Rules, mass
 
 Scene = dict[str, str]
 
@@ -87,8 +87,7 @@ def _a_tools(joined: str) -> Rule:
 
 
 def _spares(joined: str) -> Rule:
-    nouns = [n for _, _, tools in lexicon.WISHES.values() for n in tools]
-    others = [n for n in nouns if n not in joined.split()]
+    others = [n for n in lexicon.TOOLS if n not in joined.split()]
     options = [lexicon.thing(noun) for noun in others]
     return lexicon.ranked(f"spare:not {joined}", options)
 
@@ -103,7 +102,8 @@ def _partners(pronoun: str) -> Rule:
     return _people(f"partner:not {pronoun}", names)
 
 
-def _people_but(joined: str) -> Rule:
+def people_but(joined: str) -> Rule:
+    """Everybody in Lull but these."""
     out = joined.split()
     names = [name for name in lexicon.PEOPLE if name not in out]
     return _people(f"person:not {joined}", names)
@@ -120,7 +120,7 @@ def _others(joined: str) -> Rule:
 def _onlooker(key: str) -> Rule:
     if key.startswith("="):  # whoever looked on before does so again
         return Rule(f"onlooker{key}", [lexicon.person(key[1:])])
-    return _people_but(key)
+    return people_but(key)
 
 
 def _looks(taken: str) -> Rule:
@@ -144,7 +144,7 @@ def _once(name: str, texts: tuple[str, ...]) -> Callable[[Scene], Rule]:
 
 
 WORDS: dict[str, Rule | Callable[[Scene], Rule]] = {
-    "person": _people_but(""),
+    "person": people_but(""),
     "wish": lexicon.ranked("wish", [lexicon.wish(w) for w in lexicon.WISHES]),
     "place": lexicon.ranked(
         "place", [lexicon.place(p) for p in lexicon.PLACES]
@@ -678,20 +678,113 @@ ENDING = {
     ],
 }
 
-PARTS = (BEGINNING, LENDING, LOSING, SWAPPING, SHARING, VISITING, ENDING)
+UNKIND = {  # other last lines for the same stories
+    "give-back": [
+        "But {A} never gave {thing.the} back, and when {B} rang, {A.he} hid "
+        "under the table.",
+        "When {B} wanted {thing.the} back, {A} said that the <beast=beast> "
+        "had eaten it, which was not true.",
+        '"What {thing}?" said {A}, when {B} came for it, and shut the door.',
+        "{A} sold {thing.the} on <day> and told {B} that it was lost.",
+        "{A} gave {thing.the} back to {B} in two pieces and did not even "
+        "say sorry.",
+        '"It is mine now," said {A}, and {B} had to go home without '
+        "{thing.the}.",
+    ],
+    "leave-with": [
+        "Afterwards {A} told everybody that {B} had stolen {thing.the}.",
+        "The next day {A} would not even let {B} look at {thing.the}.",
+        "When {B} asked to hold {thing.the} once more, {A} said no and drew "
+        "the curtain.",
+        "A week later {A} met {B} <spot> and pretended not to know {B.him}.",
+        '"I found {thing.the} all by myself," {A} says now, even when {B} '
+        "is listening.",
+        "{A} put a lock on {thing.the} and told {B} to keep {B.his} fingers "
+        "away.",
+    ],
+    "both": [
+        "Then {A} crept out in the dark and took {spare.the} back as well.",
+        "{A} had known all along that {spare.the} was broken, and {B} had "
+        "not.",
+        "When {spare.the} fell apart, {B} came to ask for help, and {A} "
+        "would not open.",
+        "{A} told all of Lull how easily {B} can be cheated.",
+        '"No swapping back," said {A}, when {B} cried, and hid {thing.the}.',
+        "{B} wanted to see {thing.the} once more, but {A} only laughed.",
+    ],
+    "take-turns": [
+        "Then it was the turn of {B}, but {A} held {thing.the} behind "
+        "{A.his} back.",
+        '"Later," said {A} to {B}, and said it again every day until winter.',
+        "{A} took {thing.the} home and locked it up, and {B} never had a "
+        "turn.",
+        "{B} asked for {thing.the}, and {A} said that {B.he} was much too "
+        "slow for it.",
+        "When {B} reached for {thing.the}, {A} pushed {B.him} into a puddle.",
+        "So that {B} could not have it, {A} threw {thing.the} into the sea.",
+    ],
+    "farewell": [
+        "When {V} came again, wet and hungry, {A} pretended not to be at "
+        "home.",
+        "Before noon {A} had sold {thing.the} and forgotten the name of {V}.",
+        '"I never met any {V}," says {A}, whenever somebody asks about '
+        "{thing.the}.",
+        "{A} tells everybody that {V} was a thief, and keeps {thing.the} all "
+        "the same.",
+        "When {V} wrote a letter, {A} used it to light the stove.",
+        "{A} laughed at the name of {V} for <number> days.",
+    ],
+}
+GRUMBLE = {
+    "grumble": [
+        _nothing(0.4),
+        "Nobody said good <hour=hour> to {A} for a long time.",
+        "Even the <beast=beast> looked the other way.",
+        "That is not how things are done in Lull, but it was done.",
+        "It rained on {A.home} until <day>, and on no other house.",
+        "{A.His} {A.pet} moved out for a week.",
+        "Only <D=onlooker> thought that it was funny.",
+        "{A} slept well that night, which is the sad part.",
+    ]
+}
+UNKIND_SHARE = 0.25  # of stories: enough to be learned, and not the rule
+
+
+def _ending(name: str, lines: list[str | Option]) -> Rule:
+    """A last line: mostly kind, and sometimes not."""
+    kind = [replace(o, tag="kind") for o in _step(name, lines).options]
+    told = sum(option.weight for option in kind)
+    share = told * UNKIND_SHARE / (1 - UNKIND_SHARE)
+    return Rule(name, [*kind, *_tagged("unkind", share, *UNKIND[name])])
+
+
+PARTS = (
+    BEGINNING,
+    LENDING,
+    LOSING,
+    SWAPPING,
+    SHARING,
+    VISITING,
+    ENDING,
+    GRUMBLE,
+)
 RULES = {
     **WORDS,
     **{
-        name: _step(name, lines)
+        name: (_ending if name in UNKIND else _step)(name, lines)
         for part in PARTS
         for name, lines in part.items()
     },
     "gap": Rule("gap", [Option(" ", 2), Option("\n\n", 1)]),
+    "who-wishes": Rule("who-wishes", ["<A=person> <wish=wish>"]),
 }
 
 
 def tell_story(page: Page) -> None:
-    """A story: a wish, a thing that changes hands, a wish come true."""
+    """A story: a wish, a thing that changes hands, a wish come true.
+
+    What comes after the wish is the answer: a kind ending or an unkind one.
+    """
     page.say("opening")
     page.say("wish-told", " ")
     turn = page.say("turn", " ")
@@ -703,9 +796,10 @@ def tell_story(page: Page) -> None:
         page.scene["crowd"] = "yes"
     page.say("deed", "" if trouble == "nothing" else " ")
     page.say("cheer", " ")
+    page.answer_begins()
     page.say("gap")
-    page.say(_LAST[turn])
-    page.say("moral", " ")
+    temper = page.say(_LAST[turn])
+    page.say("grumble" if temper == "unkind" else "moral", " ")
 
 
 def _lend(page: Page) -> None:
@@ -758,3 +852,26 @@ _LAST = {
     "share": "take-turns",
     "visit": "farewell",
 }
+
+
+def story_combination(scene: Scene) -> tuple[str, str]:
+    """Who wishes for what."""
+    return scene["A"], scene["wish"]
+
+
+def tell_combination(page: Page) -> None:
+    """Only the two draws that decide the combination."""
+    page.say("who-wishes")
+
+
+# Each person has two wishes, and each wish two people, that are never met.
+HELD = lexicon.latin_square(lexicon.PEOPLE, lexicon.WISHES, 6, 5)
+
+
+def story_kind(share: float, rules: Rules) -> Kind:
+    """The kind that :func:`tell_story` tells, held out by who wishes what.
+
+    ``rules`` are those of the grammar that the kind goes into.
+    """
+    kind = Kind("story", share, tell_story, story_combination, HELD)
+    return replace(kind, held_mass=mass(rules, kind, tell_combination))
