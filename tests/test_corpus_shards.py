@@ -11,7 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmbook.corpus import Batches, Document, TokenShard, floor_per_token
+from llmbook.corpus import (
+    Batches,
+    Document,
+    DocumentBatches,
+    TokenShard,
+    floor_per_token,
+)
 from llmbook.corpus import shards as shards_module
 
 
@@ -262,6 +268,34 @@ def test_a_negative_step_is_refused():
 
 
 # --- the floor -------------------------------------------------------------
+
+
+END = 99
+ROW = [END if i % 7 == 6 else i % 7 for i in range(700)]  # 100 documents
+
+
+def test_every_window_of_documents_begins_with_the_token_before_one():
+    batches = DocumentBatches(ROW, 10, 4, seed=3, end_of_text=END)
+    for step in range(batches.steps_per_epoch):
+        x, y = batches.at(step)
+        assert (x[:, 0] == END).all()
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        assert y[:, 0].tolist() == [0] * 4
+
+
+def test_an_epoch_of_documents_begins_once_at_each():
+    batches = DocumentBatches(ROW, 10, 1, seed=3, end_of_text=END)
+    starts = batches.starts(0)
+    whole = [i for i in range(700 - 10) if ROW[i] == END]
+    assert sorted(starts.tolist()) == whole
+    assert starts.tolist() != batches.starts(1).tolist()
+    again = DocumentBatches(ROW, 10, 1, seed=3, end_of_text=END)
+    assert torch.equal(again.at(7)[0], batches.at(7)[0])
+
+
+def test_too_few_documents_for_a_batch_are_refused():
+    with pytest.raises(ValueError, match="2 documents follow"):
+        DocumentBatches([1, END, 2, 3, END, 4, 5], 2, 3, end_of_text=END)
 
 
 def test_the_floor_counts_every_token_and_the_end():

@@ -9,9 +9,14 @@ from torch import nn
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.model import GPT
 from llmbook.optim import (
+    ADAMW_RMS,
+    NEWTON_SCHULZ,
     AdamW,
+    Muon,
     clip_gradients,
     cosine_schedule,
+    muon_groups,
+    orthogonalise,
     parameter_groups,
 )
 
@@ -121,3 +126,80 @@ def test_schedule_ends_at_its_lowest_rate_and_stays_there():
     config = TrainConfig(steps=20, warmup_steps=5)
     assert math.isclose(cosine_schedule(19, config), 1e-4)
     assert math.isclose(cosine_schedule(500, config), 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (12, 5), (5, 12)])
+def test_orthogonalising_moves_singular_values_and_nothing_else(shape):
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(shape, generator=generator).double()
+    u, values, vt = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / values.norm()
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(5):
+        values = a * values + b * values**3 + c * values**5
+    expected = u @ torch.diag(values) @ vt
+    torch.testing.assert_close(orthogonalise(matrix), expected)
+    assert values.max() < 1.3 and values.median() > 0.6
+
+
+def test_a_gradient_of_zeros_orthogonalises_to_zeros():
+    assert torch.equal(orthogonalise(torch.zeros(3, 2)), torch.zeros(3, 2))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on"
+)
+def test_muon_takes_the_steps_of_torchs_muon_to_bfloat16():
+    generator = torch.Generator().manual_seed(5)
+    mine = nn.Parameter(torch.randn(8, 16, generator=generator))
+    theirs = nn.Parameter(mine.detach().clone())
+    settings = {"lr": 0.01, "weight_decay": 0.1}
+    a = Muon([{"params": [mine], "muon": True}], **settings)
+    b = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings)
+    for _ in range(20):
+        gradient = torch.randn(8, 16, generator=generator)
+        mine.grad, theirs.grad = gradient, gradient.clone()
+        a.step(), b.step()
+    # torch orthogonalises in bfloat16, which keeps three digits
+    torch.testing.assert_close(mine, theirs, atol=5e-3, rtol=0)
+
+
+def test_muon_splits_the_blocks_matrices_from_all_else():
+    model = GPT(TINY)
+    inner, outer = muon_groups(model, 0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    muon = {names[id(p)] for p in inner["params"]}
+    assert muon == {
+        f"blocks.{layer}.{part}.weight"
+        for layer in range(2)
+        for part in (
+            "attention.qkv",
+            "attention.output",
+            "feed_forward.up",
+            "feed_forward.down",
+        )
+    }
+    assert len(muon) + len(outer["params"]) == len(names)
+
+
+def test_outside_its_matrices_muon_is_adamw():
+    mine, theirs = twins()
+    settings = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}
+    groups = [{"params": list(mine.parameters()), "muon": False}]
+    a = Muon(groups, weight_decay=0.1, **settings)
+    b = AdamW(theirs.parameters(), weight_decay=0.1, **settings)
+    for _ in range(5):
+        for model, optimizer in ((mine, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(torch.ones(4, 5)).square().mean().backward()
+            optimizer.step()
+    for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_muons_first_step_has_the_size_of_adamws():
+    weight = nn.Parameter(torch.zeros(64, 32))
+    weight.grad = torch.randn(64, 32, generator=torch.Generator())
+    Muon([{"params": [weight], "muon": True}], lr=1.0).step()
+    rms = weight.detach().square().mean().sqrt().item()
+    assert rms == pytest.approx(ADAMW_RMS, rel=0.2)

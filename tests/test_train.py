@@ -133,13 +133,18 @@ def test_history_records_every_step_and_survives_json():
     assert history.tokens_per_second > 0
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stop", [4, 8])
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(stop, tmp_path):
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
+    stop, optimizer, tmp_path
+):
+    settings = changed(optimizer=optimizer)
+
     def run(model, folder, resume=False, callbacks=()):
         return train(
             model,
             make_batches(),
-            SETTINGS,
+            settings,
             validation=make_batches(seed=1),
             run_dir=folder,
             resume=resume,

@@ -8,6 +8,7 @@ from typing import Any
 GPT2_VOCAB_SIZE = 50_257  # 256 bytes + 50,000 merges + <|endoftext|>
 GPT2_CONTEXT_LENGTH = 1024  # Radford et al. 2019, section 2.3
 GPT2_INIT_STD = 0.02  # Radford et al. 2018, section 4.1
+OPTIMIZERS = ("adamw", "muon")
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -97,6 +98,9 @@ class TrainConfig:
         min_learning_rate: where the cosine ends.
         warmup_steps: steps of linear warm-up from 0.
         weight_decay: decoupled decay of matrices (not of biases, norms).
+        optimizer: ``"adamw"``, or ``"muon"`` for the blocks' matrices with
+            AdamW for the rest (Jordan et al. 2024).
+        momentum: decay of Muon's running average.
         beta1, beta2, epsilon: AdamW's moment decays and its denominator
             guard (Loshchilov and Hutter 2019, algorithm 2).
         clip: largest L2 norm of the gradient; 0 switches clipping off.
@@ -118,6 +122,8 @@ class TrainConfig:
     min_learning_rate: float = 1e-4
     warmup_steps: int = 50
     weight_decay: float = 0.1
+    optimizer: str = "adamw"
+    momentum: float = 0.95
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -150,7 +156,13 @@ class TrainConfig:
             _between(name, getattr(self, name), 0.0, 1e6)
         _between("beta1", self.beta1, 0.0, 1.0 - 1e-9)
         _between("beta2", self.beta2, 0.0, 1.0 - 1e-9)
+        _between("momentum", self.momentum, 0.0, 1.0 - 1e-9)
         _between("epsilon", self.epsilon, 1e-16, 1.0)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer is {self.optimizer!r}; expected one of "
+                f"{', '.join(OPTIMIZERS)}."
+            )
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f"dtype is {self.dtype!r}; expected 'auto', 'float32' or "

@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: decay groups, clipping, AdamW, schedule."""
+"""How a gradient becomes a step: decay groups, clipping, AdamW, Muon."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from llmbook.config import TrainConfig
 
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds the same
+# Jordan et al. 2024: a quintic that pushes singular values towards 1, steep
+# at 0; five turns bring all but the smallest to between 0.7 and 1.2.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_EPSILON = 1e-7  # keeps a gradient of zeros from dividing by 0
+ADAMW_RMS = 0.2  # Liu et al. 2025, section 2.2: the size of AdamW's updates
 
 
 def parameter_groups(
@@ -129,6 +135,83 @@ class AdamW(torch.optim.Optimizer):
             epsilon=group["eps"],
             weight_decay=group["weight_decay"],
         )
+
+
+def orthogonalise(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Bring all singular values of ``matrix`` (R, C) close to 1.
+
+    With matrix = U S V', the result is about U V': the same directions, each
+    as strong as the others. A polynomial in the matrix is applied to itself
+    a few times, so only products are needed. Source: Jordan et al. 2024
+    (https://kellerjordan.github.io/posts/muon), after Bernstein and
+    Newhouse 2024.
+
+    >>> orthogonalise(torch.diag(torch.tensor([9.0, 0.3]))).round().tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix  # the smaller product: (least, least)
+    x = x / (x.norm() + NEWTON_SCHULZ_EPSILON)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split parameters for :class:`Muon`: matrices of the blocks, and others.
+
+    Embeddings and head stay with AdamW (Jordan et al. 2024): their rows are
+    single tokens, and few of them have a gradient in any one step.
+    """
+    inner, outer = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_inner = name.startswith("blocks.") and parameter.ndim == 2
+            (inner if is_inner else outer).append(parameter)
+    return [
+        {"params": inner, "weight_decay": weight_decay, "muon": True},
+        {"params": outer, "weight_decay": 0.0, "muon": False},
+    ]
+
+
+class Muon(AdamW):
+    """Momentum, orthogonalised, for matrices; AdamW for everything else.
+
+    A group with ``"muon": True`` moves by the orthogonalised running average
+    of its gradient, so that directions which seldom show in the gradient are
+    learned as fast as the common ones. The step is scaled to the size of
+    AdamW's, so both share one learning rate. Sources: Jordan et al. 2024;
+    for scale and decay Liu et al. 2025 (https://arxiv.org/abs/2502.16982),
+    section 2.2.
+
+    Args:
+        params: groups as :func:`muon_groups` makes.
+        momentum: decay of the running average, with Nesterov's look ahead.
+        lr, betas, eps, weight_decay: as in :class:`AdamW`.
+    """
+
+    def __init__(
+        self, params: Iterable[Any], momentum: float = 0.95, **settings: Any
+    ) -> None:
+        super().__init__(params, **settings)
+        for group in self.param_groups:
+            group["momentum"] = momentum
+
+    def _update(self, weight: Tensor, group: dict[str, Any]) -> None:
+        if not group["muon"]:
+            super()._update(weight, group)
+            return
+        state = self.state[weight]
+        if not state:
+            state["mean"] = torch.zeros_like(weight)
+        momentum, rate = group["momentum"], group["lr"]
+        state["mean"].lerp_(weight.grad, 1 - momentum)
+        ahead = weight.grad.lerp(state["mean"], momentum)
+        scale = ADAMW_RMS * math.sqrt(max(weight.shape))
+        weight.mul_(1 - rate * group["weight_decay"])
+        weight.sub_(orthogonalise(ahead), alpha=rate * scale)
 
 
 @torch.no_grad()

@@ -19,8 +19,10 @@ from llmbook import checkpoint, runtime
 from llmbook.config import TrainConfig
 from llmbook.optim import (
     AdamW,
+    Muon,
     clip_gradients,
     cosine_schedule,
+    muon_groups,
     parameter_groups,
 )
 
@@ -224,12 +226,15 @@ def document_loss(
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     """The optimizer that ``config`` describes, for ``model``."""
-    return AdamW(
-        parameter_groups(model, config.weight_decay),
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-    )
+    settings = {
+        "lr": config.learning_rate,
+        "betas": (config.beta1, config.beta2),
+        "eps": config.epsilon,
+    }
+    if config.optimizer == "muon":
+        groups = muon_groups(model, config.weight_decay)
+        return Muon(groups, momentum=config.momentum, **settings)
+    return AdamW(parameter_groups(model, config.weight_decay), **settings)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Where text comes from, and how it becomes batches of token ids."""
 
-from .batches import Batches
+from .batches import Batches, DocumentBatches
 from .documents import (
     RUNNING_SENTENCE,
     Corpus,
@@ -15,6 +15,7 @@ __all__ = [
     "Batches",
     "Corpus",
     "Document",
+    "DocumentBatches",
     "TokenShard",
     "floor_per_token",
     "load_corpus",

@@ -109,3 +109,54 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self.start(0)
+
+
+class DocumentBatches(Batches):
+    """Batches whose windows each begin where a document begins.
+
+    The first token of every window is the end-of-text token that stands
+    before a document, so a model is never asked to guess from the middle of
+    a story whose beginning it was not shown. A window goes on into the
+    documents that follow and ends where it is full. One epoch begins once
+    at each document; windows may overlap, for most documents are shorter
+    than a window. The rest is as in :class:`Batches`.
+
+    Args:
+        end_of_text: the id that ends each document in ``tokens``.
+
+    Raises:
+        ValueError: fewer documents to begin at than a batch has windows.
+
+    >>> row = [9, 1, 2, 9, 3, 4, 5, 9, 6, 7, 9]
+    >>> DocumentBatches(row, 4, 2, end_of_text=9).at(0)[0][:, 0].tolist()
+    [9, 9]
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[int] | np.ndarray | torch.Tensor,
+        context_length: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        end_of_text: int,
+    ) -> None:
+        super().__init__(tokens, context_length, 1, seed)
+        last = len(self.tokens) - context_length - 1
+        places = np.flatnonzero(self.tokens[: last + 1] == end_of_text)
+        if len(places) < batch_size:
+            raise ValueError(
+                f"{len(places)} documents follow an end-of-text token (id "
+                f"{end_of_text}) with {context_length} tokens after it; one "
+                f"batch needs {batch_size}. Take more documents, a shorter "
+                "context or a smaller batch."
+            )
+        self.places = places
+        self.batch_size, self.windows = batch_size, len(places)
+
+    def starts(self, epoch: int) -> np.ndarray:
+        """The places of one epoch's windows, in the order of visits."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            source = np.random.default_rng((self.seed, epoch))
+            self._epoch = (epoch, source.permutation(self.places))
+        return self._epoch[1]
