@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,14 @@ class Document:
         logprob: natural logarithm of the probability with which the
             generator writes this text; None for texts that people wrote.
         kind: what the generator calls it, such as ``"story"``; else None.
+        combination: what the generator brought together in it, such as a
+            person and a wish; None where its kind has nothing of that sort.
     """
 
     text: str
     logprob: float | None = None
     kind: str | None = None
+    combination: Hashable = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,15 @@ class Corpus:
         train, validation: the two sides.
         entropy: nats per document that no model can beat, measured as the
             mean of -logprob over ``validation``; None where unknown.
+        unseen: documents with combinations that stand neither in ``train``
+            nor in ``validation``, as many as those; only of the world.
     """
 
     name: str
     train: Sequence[Document]
     validation: Sequence[Document]
     entropy: float | None = None
+    unseen: Sequence[Document] = ()
 
     @property
     def train_texts(self) -> list[str]:
@@ -60,6 +66,11 @@ class Corpus:
     def validation_texts(self) -> list[str]:
         """The texts to be judged by."""
         return [document.text for document in self.validation]
+
+    @property
+    def entropies(self) -> dict[str, float]:
+        """The same as ``entropy``, apart for each kind that is known."""
+        return entropies(self.validation)
 
 
 def load_corpus(
@@ -72,7 +83,8 @@ def load_corpus(
     """Load a corpus and split it by document.
 
     Args:
-        name: ``"world"``, the generated town of Lull; ``"austen"``, the
+        name: ``"world"``, the generated town of Lull, whose training side
+            has none of the combinations that are held; ``"austen"``, the
             six novels, one document a chapter; or the path of a folder of
             ``.txt`` files, one document a file (a file alone is cut into
             pieces at blank lines).
@@ -125,6 +137,21 @@ def world_size() -> int:
     return runtime.pick(smoke=1_000, quick=10_000, laptop=40_000, gpu=200_000)
 
 
+def entropies(documents: Iterable[Document]) -> dict[str, float]:
+    """Mean -logprob in nats per document, for each kind among them.
+
+    >>> entropies([Document("a", -1.0, "fact"), Document("b", -2.0, "fact")])
+    {'fact': 1.5}
+    """
+    surprises: dict[str, list[float]] = {}
+    for document in documents:
+        if document.kind is not None and document.logprob is not None:
+            surprises.setdefault(document.kind, []).append(-document.logprob)
+    return {
+        kind: math.fsum(nats) / len(nats) for kind, nats in surprises.items()
+    }
+
+
 def floor_per_token(
     documents: Iterable[Document], tokenizer: Tokenizer
 ) -> float:
@@ -153,9 +180,12 @@ def floor_per_token(
 @functools.lru_cache(maxsize=2)
 def _world(count: int, seed: int, fraction: float) -> Corpus:
     held = _held_out(count, fraction)
-    validation = tuple(
-        Document(d.text, d.logprob, d.kind)
-        for d in world.documents(held, f"{seed}/validation")
+    validation, unseen = (
+        tuple(
+            world_document(d)
+            for d in world.documents(held, f"{seed}/{name}", side)
+        )
+        for name, side in (("validation", "seen"), ("unseen", "unseen"))
     )
     taken = {d.text: math.exp(d.logprob) for d in validation}
     # Training draws again when a validation text comes up, so every other
@@ -164,13 +194,19 @@ def _world(count: int, seed: int, fraction: float) -> Corpus:
     train: list[Document] = []
     index = 0
     while len(train) < count - held:
-        drawn = world.document(index, f"{seed}/train")
+        drawn = world.document(index, f"{seed}/train", "seen")
         index += 1
         if drawn.text not in taken:
-            exact = drawn.logprob - charge
-            train.append(Document(drawn.text, exact, drawn.kind))
+            train.append(world_document(drawn, charge))
     entropy = -math.fsum(d.logprob for d in validation) / held
-    return Corpus("world", tuple(train), validation, entropy)
+    return Corpus("world", tuple(train), validation, entropy, unseen)
+
+
+def world_document(drawn: world.Written, charge: float = 0.0) -> Document:
+    """A document of Lull; ``charge`` is the log of what was left for it."""
+    return Document(
+        drawn.text, drawn.logprob - charge, drawn.kind, drawn.combination
+    )
 
 
 def _held_out(count: int, fraction: float) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
+from . import sums
 from .engine import (
     Grammar,
     Kind,
@@ -51,12 +53,19 @@ __all__ = [
 # long as a question, so that stories are nine words in ten.
 SHARES = {
     "story": 0.58,
-    "fact": 0.12,
-    "question": 0.11,
+    "fact": 0.11,
+    "question": 0.10,
     "choice": 0.06,
-    "instruction": 0.06,
+    "instruction": 0.05,
+    "sum": 0.07,
 }
-RULES = {**TALE_RULES, **FACT_RULES, **QUESTION_RULES, **REQUEST_RULES}
+RULES = {
+    **TALE_RULES,
+    **FACT_RULES,
+    **QUESTION_RULES,
+    **REQUEST_RULES,
+    **sums.RULES,
+}
 LULL = Grammar(
     RULES,
     (
@@ -65,6 +74,7 @@ LULL = Grammar(
         question_kind(SHARES["question"], RULES),
         choice_kind(SHARES["choice"], RULES),
         instruction_kind(SHARES["instruction"], RULES),
+        replace(sums.KIND, share=SHARES["sum"]),
     ),
 )
 

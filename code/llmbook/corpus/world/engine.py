@@ -236,6 +236,10 @@ class Grammar:
         return self._kind_rules[side]
 
 
+class _WrongSide(Exception):
+    """A page that is thrown away before its end."""
+
+
 class Page:
     """What a story writes on: a scene, and the choices made so far."""
 
@@ -244,6 +248,7 @@ class Page:
         self.scene: dict[str, str] = {}
         self.steps: list[tuple[Rule, int]] = []
         self.cut: tuple[int, int] | None = None
+        self.wanted: Callable[[Mapping[str, str]], bool] | None = None
 
     def say(self, name: str, before: str = "") -> Any:
         """Put one drawn option of a rule on the page; return its tag.
@@ -269,6 +274,14 @@ class Page:
     def put(self, template: str) -> None:
         """Put a text on the page in which nothing is left to choose."""
         raise NotImplementedError
+
+    def decided(self) -> None:
+        """Say that the combination stands in the scene from here on.
+
+        So a document on the wrong side need not be told to its end.
+        """
+        if self.wanted and not self.wanted(self.scene):
+            raise _WrongSide
 
     def answer_begins(self) -> None:
         """Mark the place where the prompt ends and its answer begins."""
@@ -501,14 +514,21 @@ def write(
     probability of those that are left grows by just what this takes away.
     """
     rule, there = grammar.kind_rule(side)
-    drawn = pick(rule)
-    index = there[drawn]
+    index = there[pick(rule)]
     kind = grammar.kinds[index]
+
+    def wanted(scene: Mapping[str, str]) -> bool:
+        return kind.admits(kind.made(scene), side)
+
     while True:
         page = Writer(grammar, pick)
-        kind.tell(page)
-        if kind.admits(kind.made(page.scene), side):
-            return _written(grammar, index, page, side)
+        page.wanted = wanted
+        try:
+            kind.tell(page)
+            page.decided()
+        except _WrongSide:
+            continue
+        return _written(grammar, index, page, side)
 
 
 def _written(grammar: Grammar, index: int, page: Page, side: Side) -> Written:

@@ -556,6 +556,7 @@ def _remember(page: Page, key: str) -> None:
     page.scene["topic"] = key
     page.scene["subject"] = page.scene[KEYS[of]]
     page.scene["attribute"] = attribute
+    page.decided()
 
 
 def combination(scene: Scene) -> tuple[str, str]:

@@ -43,7 +43,7 @@ PERSON = {
                 "Good <hour=hour>! I am {A}.",
                 "My name is {A}, and this is {A.apet}.",
                 "Hello, I am {A}, and I am <mood>.",
-                "{A} is my name, and I was born on a <day=day>.",
+                "{A} is my name, and I have time until <day=day>.",
             ),
             (
                 "I sell {A.sells}.",
@@ -432,6 +432,7 @@ def combination(scene: Scene) -> tuple[str, str]:
 def request(page: Page) -> None:
     """The instruction alone."""
     page.scene["task"] = page.say("request")
+    page.decided()
 
 
 def tell_instruction(page: Page) -> None:

@@ -190,7 +190,7 @@ BEGINNING = {
         "it happened to <A=person>.",
         "If you had looked <spot> that <hour=hour>, you would have seen "
         "<A=person> with {A.his} {A.pet}.",
-        "<A=person> was born on a <day>, and it shows.",
+        "On a <day>, <A=person> got out of bed on the wrong side.",
         "The <beast=beast> keeps a list of all the wishes in Lull, and the "
         "longest of them belongs to <A=person>.",
         "In Lull the lamps go out at nine, but <A=person> sat up in {A.home}.",
@@ -787,6 +787,7 @@ def tell_story(page: Page) -> None:
     """
     page.say("opening")
     page.say("wish-told", " ")
+    page.decided()
     turn = page.say("turn", " ")
     page.put("\n\n")
     _MIDDLES[turn](page)
