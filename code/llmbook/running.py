@@ -28,6 +28,7 @@ from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import (
     Batches,
     Corpus,
+    DocumentBatches,
     TokenShard,
     floor_per_token,
     load_corpus,
@@ -70,11 +71,17 @@ CODE = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that is chosen about the running model."""
+    """All that is chosen about the running model.
+
+    ``windows`` says where training windows begin: at ``"documents"``, or
+    ``"anywhere"`` in the row of tokens. ``benchmarks/recipe.py`` compares
+    the choices.
+    """
 
     documents: int
     model: GPTConfig
     train: TrainConfig
+    windows: str = "documents"
     corpus: str = CORPUS
     seed: int = 0
     device: str = "cpu"
@@ -270,13 +277,12 @@ def train_running(chosen: Recipe, folder: Path, progress: bool = True) -> None:
     corpus = _corpus(chosen)
     tokenizer = BPETokenizer.train(corpus.train_texts, chosen.model.vocab_size)
     tokenizer.save(folder / "tokenizer.json")
-    model = _fresh_model(chosen, tokenizer)
+    model = fresh_model(chosen, tokenizer)
     batches, validation = (
-        Batches(
-            TokenShard.write(folder / name, texts, tokenizer).tokens,
-            model.config.context_length,
-            chosen.train.batch_size,
-            seed=chosen.seed,
+        windows_of(
+            TokenShard.write(folder / name, texts, tokenizer),
+            chosen,
+            tokenizer.end_of_text,
         )
         for name, texts in (
             ("train", corpus.train_texts),
@@ -296,6 +302,19 @@ def train_running(chosen: Recipe, folder: Path, progress: bool = True) -> None:
     checkpoint.save(folder / "model.safetensors", model)
     _write_result(folder, chosen, history, scores(model, tokenizer, corpus))
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def windows_of(shard: TokenShard, chosen: Recipe, end_of_text: int) -> Batches:
+    """The shard as batches, cut the way ``chosen`` asks for."""
+    arguments = {
+        "tokens": shard.tokens,
+        "context_length": chosen.model.context_length,
+        "batch_size": chosen.train.batch_size,
+        "seed": chosen.seed,
+    }
+    if chosen.windows == "anywhere":
+        return Batches(**arguments)
+    return DocumentBatches(**arguments, end_of_text=end_of_text)
 
 
 def keep_freed_memory() -> None:
@@ -385,7 +404,7 @@ def _corpus(chosen: Recipe) -> Corpus:
     return load_corpus(chosen.corpus, documents=chosen.documents)
 
 
-def _fresh_model(chosen: Recipe, tokenizer: BPETokenizer) -> GPT:
+def fresh_model(chosen: Recipe, tokenizer: BPETokenizer) -> GPT:
     """A new model; its vocabulary is the tokenizer's, if that is smaller."""
     values = {**asdict(chosen.model), "vocab_size": tokenizer.vocab_size}
     generator = torch.Generator().manual_seed(chosen.seed)

@@ -1,0 +1,225 @@
+"""Which running model learns the world best in the time a reader waits?
+
+    python -m benchmarks.recipe [--seconds 240] [--seeds 3] [--record]
+
+Every candidate differs from the recipe of ``llmbook.running`` in what its
+name says and gets the same processor seconds on one thread: its steps are
+set so that, at the speed of its first steps, the training takes that long.
+Each is scored on fresh documents of the world, read whole from their start
+token: the mean of ln p - ln q a token, where p is the world's own
+probability and q the model's, and that as a share of the world's entropy.
+The world's documents hold combinations that training met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmbook import running
+from llmbook.corpus import TokenShard, load_corpus
+from llmbook.tokenizer import BPETokenizer
+from llmbook.train import train
+
+RECORD = Path(__file__).resolve().parents[1] / "runs" / "recipe.json"
+SECONDS = 240.0
+SEEDS = 3
+WARM_STEPS = 5  # not timed: the first touch of memory
+TIMED_STEPS = 15
+SCORED_SEED = 1000  # of the fresh documents: no run's own
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A name, and what it changes in the recipe, its model, its training."""
+
+    name: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    def applied(self, seed: int) -> running.Recipe:
+        """The recipe of this candidate and seed."""
+        base = running.recipe()
+        return replace(
+            base,
+            seed=seed,
+            model=replace(base.model, **self.model),
+            train=replace(base.train, seed=seed, eval_every=0, **self.train),
+            **self.recipe,
+        )
+
+
+ADAMW = {"optimizer": "adamw", "learning_rate": 6e-3}
+CANDIDATES = (
+    Candidate("the recipe"),
+    Candidate("AdamW", train=ADAMW),
+    Candidate("windows anywhere", {"windows": "anywhere"}),
+    Candidate("batch 16", train={"batch_size": 16}),
+    Candidate("192 wide", model={"n_embd": 192, "n_head": 6}),
+    Candidate("96 wide", model={"n_embd": 96}),
+    Candidate("two layers", model={"n_layer": 2}),
+    Candidate("vocabulary 4,096", model={"vocab_size": 4096}),
+)
+
+
+def timed_steps(chosen: running.Recipe, ready: dict, seconds: float) -> int:
+    """How many steps fit into ``seconds`` of this processor."""
+    model = running.fresh_model(chosen, ready["tokenizer"])
+    plan = replace(chosen.train, steps=WARM_STEPS, warmup_steps=1)
+    train(model, ready["batches"], plan, progress=False)
+    start = time.process_time()
+    train(
+        model,
+        ready["batches"],
+        replace(plan, steps=TIMED_STEPS),
+        progress=False,
+    )
+    each = (time.process_time() - start) / TIMED_STEPS
+    return max(1, round(seconds / each))
+
+
+def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
+    """Tokenizer, batches and fresh documents for one run."""
+    corpus = load_corpus(chosen.corpus, documents=chosen.documents)
+    tokenizer = BPETokenizer.train(corpus.train_texts, chosen.model.vocab_size)
+    shard = TokenShard.write(folder / "train", corpus.train_texts, tokenizer)
+    return {
+        "tokenizer": tokenizer,
+        "batches": running.windows_of(shard, chosen, tokenizer.end_of_text),
+        "fresh": load_corpus(
+            chosen.corpus, documents=20 * running.SCORED_DOCUMENTS,
+            seed=SCORED_SEED,
+        ),
+    }  # fmt: skip
+
+
+def run(candidate: Candidate, seed: int, seconds: float) -> dict[str, Any]:
+    """Train one candidate from one seed, and score it."""
+    torch.set_num_threads(1)
+    running.keep_freed_memory()
+    chosen = candidate.applied(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        ready = prepared(chosen, Path(folder))
+        steps = timed_steps(chosen, ready, seconds)
+        plan = replace(
+            chosen.train, steps=steps, warmup_steps=max(1, steps // 20)
+        )
+        model = running.fresh_model(chosen, ready["tokenizer"])
+        start = time.process_time()
+        history = train(model, ready["batches"], plan, progress=False)
+        spent = time.process_time() - start
+    scored = running.scores(model, ready["tokenizer"], ready["fresh"])
+    loss, floor = scored["document_loss"], scored["entropy_per_token"]
+    return {
+        "candidate": candidate.name,
+        "seed": seed,
+        "parameters": model.num_parameters(),
+        "steps": steps,
+        "tokens": history.tokens,
+        "seconds": round(spent, 1),
+        "loss": loss,
+        "entropy": floor,
+        "over": loss / floor - 1,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as Markdown, best first."""
+    lines = [
+        "| candidate | parameters | steps | tokens/s | nats a token | "
+        "entropy | above, nats | above, % (range) |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    names = {r["candidate"] for r in results}
+    groups = [[r for r in results if r["candidate"] == n] for n in names]
+    mean = statistics.fmean
+    for group in sorted(groups, key=lambda g: mean(r["over"] for r in g)):
+        over = [100 * r["over"] for r in group]
+        values = [mean(r[k] for r in group) for k in ("loss", "entropy")]
+        speed = mean(r["tokens"] / r["seconds"] for r in group)
+        lines.append(
+            f"| {group[0]['candidate']} | {group[0]['parameters']:,} "
+            f"| {mean(r['steps'] for r in group):,.0f} | {speed:,.0f} "
+            f"| {values[0]:.3f} | {values[1]:.3f} "
+            f"| {values[0] - values[1]:.3f} | {mean(over):.0f} "
+            f"({min(over):.0f} to {max(over):.0f}) |"
+        )
+    return "\n".join(lines)
+
+
+def write_record(results: list[dict[str, Any]], path: Path = RECORD) -> None:
+    """Keep the results with what they were made of."""
+    record = {
+        "command": "python -m "
+        + " ".join(["benchmarks.recipe", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "results": results,
+    }
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def wanted(names: list[str]) -> list[Candidate]:
+    """The candidates of these names; all when none is named."""
+    known = {candidate.name: candidate for candidate in CANDIDATES}
+    for name in names:
+        if name not in known:
+            raise SystemExit(
+                f"no candidate is called {name!r}; there are: "
+                f"{', '.join(known)}."
+            )
+    return [known[name] for name in names] or list(CANDIDATES)
+
+
+def main() -> int:
+    """Run the candidates, print the table, and keep it if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("candidates", nargs="*", help="names; default: all")
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--record", action="store_true", help=str(RECORD))
+    options = parser.parse_args()
+    if not options.seconds > 0 or math.isinf(options.seconds):
+        parser.error(f"--seconds is {options.seconds}; expected more than 0.")
+    jobs = [
+        (candidate, seed, options.seconds)
+        for seed in range(options.seeds)
+        for candidate in wanted(options.candidates)
+    ]
+    results = []
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
+        for result in pool.map(run, *zip(*jobs, strict=True)):
+            results.append(result)
+            print(json.dumps(result), file=sys.stderr, flush=True)
+    print(table(results))
+    if options.record:
+        write_record(results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""The comparison of recipes runs, and compares what its names say."""
+
+from dataclasses import asdict
+
+import pytest
+
+from benchmarks import recipe
+from llmbook import running
+from llmbook.config import GPTConfig, TrainConfig
+from llmbook.corpus import Batches, DocumentBatches, TokenShard
+from llmbook.tokenizer import BPETokenizer
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    chosen = running.Recipe(
+        documents=120,
+        model=GPTConfig(
+            vocab_size=300, context_length=32, n_layer=1, n_head=2, n_embd=16
+        ),
+        train=TrainConfig(steps=20, batch_size=4),
+    )
+    monkeypatch.setattr(running, "recipe", lambda: chosen)
+    monkeypatch.setattr(running, "SCORED_DOCUMENTS", 4)
+
+
+def test_a_run_takes_its_seconds_and_lies_above_the_entropy():
+    result = recipe.run(recipe.Candidate("the recipe"), seed=1, seconds=1.0)
+    assert result["steps"] > 1
+    assert result["seconds"] == pytest.approx(1.0, rel=0.8)
+    assert result["loss"] > result["entropy"] > 0
+    assert result["over"] == pytest.approx(
+        result["loss"] / result["entropy"] - 1
+    )
+
+
+@pytest.mark.parametrize("candidate", recipe.CANDIDATES[1:])
+def test_each_candidate_differs_from_the_recipe_in_what_it_names(candidate):
+    base = recipe.Candidate("the recipe").applied(seed=3)
+    other = candidate.applied(seed=3)
+    assert other != base
+    changed = {
+        name
+        for part in ("model", "train")
+        for name, value in asdict(getattr(other, part)).items()
+        if value != getattr(getattr(base, part), name)
+    }
+    assert changed <= {*candidate.model, *candidate.train}
+
+
+def test_the_table_puts_the_nearest_to_the_entropy_first():
+    results = [
+        {"candidate": name, "seed": seed, "parameters": 5, "steps": 9,
+         "tokens": 90, "seconds": 1.0, "loss": 0.5 + over, "entropy": 0.5,
+         "over": over / 0.5}
+        for name, over in (("far", 0.3), ("near", 0.1))
+        for seed in range(2)
+    ]  # fmt: skip
+    rows = recipe.table(results).splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["near", "far"]
+
+
+def test_windows_are_cut_where_the_recipe_says(tmp_path):
+    tokenizer = BPETokenizer.train("Ona lost the kite. " * 9, 270)
+    texts = ["Ona lost the kite, but Tam found it."] * 40
+    shard = TokenShard.write(tmp_path / "train", texts, tokenizer)
+    for windows, kind in (
+        ("documents", DocumentBatches),
+        ("anywhere", Batches),
+    ):
+        chosen = recipe.Candidate("", {"windows": windows}).applied(0)
+        found = running.windows_of(shard, chosen, tokenizer.end_of_text)
+        assert type(found) is kind
+
+
+def test_an_unknown_candidate_is_named_with_those_there_are():
+    with pytest.raises(SystemExit, match="no candidate is called 'magic'"):
+        recipe.wanted(["magic"])
