@@ -1,0 +1,277 @@
+"""Documents out of files and folders, one at a time and never guessed at."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+KINDS = {".txt": "text", ".html": "html", ".htm": "html", ".jsonl": "json"}
+LARGEST = 64 << 20  # bytes of one document; nothing larger is held
+_BLOCK = 1 << 20  # bytes read at a time
+_PRESCAN = 1024  # bytes in which HTML (4.2.5.4) wants its charset declared
+_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w:.-]+)", re.I
+)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A document that is left out: the rule that did it, and why."""
+
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document as it lies on disk, before anything is understood of it.
+
+    Args:
+        id: the file it comes from, and its line where the file has many:
+            ``"web/pages.jsonl.gz:17"``.
+        kind: ``"text"``, ``"html"`` or ``"json"`` (one line of JSONL).
+        data: its bytes, unpacked.
+        problem: what kept it from being read; empty where nothing did.
+    """
+
+    id: str
+    kind: str
+    data: bytes
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to be read: where it is, and the name that goes on record."""
+
+    path: Path
+    name: str
+
+    @property
+    def kind(self) -> str | None:
+        """What the ending says; None for a file that is not read."""
+        return KINDS.get(Path(self.path.name.removesuffix(".gz")).suffix)
+
+
+def list_files(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[SourceFile]:
+    """The files that the sources name, folders searched, in name order.
+
+    Of a folder, files whose ending is not known are passed over; a file
+    that is named itself has to be of a known kind.
+
+    Raises:
+        FileNotFoundError: a source is not there.
+        ValueError: an unknown kind of file, no files, or two of one name.
+    """
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    files: list[SourceFile] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"there is no file or folder {source}.")
+        if source.is_dir():
+            files += _search(source)
+        else:
+            files.append(_known(SourceFile(source, source.name)))
+    names = Counter(file.name for file in files)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice or not files:
+        found = f"two files called {twice[0]!r}" if twice else "no files"
+        raise ValueError(
+            f"the sources hold {found}; expected files that end in "
+            f"{', '.join(KINDS)} (or these with .gz), each with a name of "
+            "its own."
+        )
+    return files
+
+
+def _search(folder: Path) -> list[SourceFile]:
+    found = (
+        SourceFile(
+            p, f"{folder.resolve().name}/{p.relative_to(folder).as_posix()}"
+        )
+        for p in folder.rglob("*")
+        if p.is_file()
+    )
+    return sorted((f for f in found if f.kind), key=lambda f: f.name)
+
+
+def _known(file: SourceFile) -> SourceFile:
+    if file.kind is None:
+        raise ValueError(
+            f"{file.path} ends in none of {', '.join(KINDS)} (or these with "
+            ".gz); rename it, so that it is clear how to read it."
+        )
+    return file
+
+
+def collect(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> Iterator[Source]:
+    """Every document of the sources, one at a time, as bytes.
+
+    A text or HTML file is one document; a JSONL file has one a line.
+    """
+    for file in list_files(sources):
+        yield from read_file(file)
+
+
+def read_file(file: SourceFile) -> Iterator[Source]:
+    """The documents of one file, what cannot be unpacked as a problem."""
+    opener = gzip.open if file.path.suffix == ".gz" else open
+    count = 0
+    try:
+        with opener(file.path, "rb") as stream:
+            pieces = _lines(stream) if file.kind == "json" else _whole(stream)
+            for count, (data, problem) in enumerate(pieces, start=1):
+                name = (
+                    f"{file.name}:{count}"
+                    if file.kind == "json"
+                    else file.name
+                )
+                if data.strip() or problem:
+                    yield Source(name, file.kind, data, problem)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        problem = f"the gzip file is damaged ({error})"
+        yield Source(f"{file.name}:{count + 1}", file.kind, b"", problem)
+
+
+def _whole(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+    data = stream.read(LARGEST + 1)
+    yield (data, "") if len(data) <= LARGEST else (b"", _too_large())
+
+
+def _lines(stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+    while line := stream.readline(LARGEST + 1):
+        if len(line) <= LARGEST:
+            yield line, ""
+            continue
+        while line and not line.endswith(b"\n"):
+            line = stream.readline(_BLOCK)
+        yield b"", _too_large()
+
+
+def _too_large() -> str:
+    return f"larger than {LARGEST:,} bytes"
+
+
+def extract(
+    source: Source, field: str = "text", guess: bool = False
+) -> str | Rejected:
+    """The text of a source: decoded, unpacked from JSON or from HTML.
+
+    Bytes are UTF-8, or what an HTML page declares itself to be, or else
+    the document is rejected, with the byte at fault. Only if ``guess`` is
+    true a library proposes an encoding.
+    """
+    if source.problem:
+        return Rejected("unreadable", source.problem)
+    declared = (
+        declared_encoding(source.data) if source.kind == "html" else "utf-8"
+    )
+    text = decode(source.data, declared)
+    if isinstance(text, Rejected) and guess:
+        text = guessed(source.data)
+    if isinstance(text, Rejected) or source.kind == "text":
+        return text
+    return main_text(text) if source.kind == "html" else json_text(text, field)
+
+
+def decode(data: bytes, encoding: str = "utf-8") -> str | Rejected:
+    """Bytes as text, strictly; a byte-order mark is taken off.
+
+    >>> decode("Café".encode("latin-1")).detail
+    'not utf-8: byte 0xe9 at offset 3 (unexpected end of data)'
+    """
+    try:
+        return data.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        return Rejected(
+            "encoding",
+            f"not {encoding}: byte 0x{data[error.start]:02x} at offset "
+            f"{error.start} ({error.reason})",
+        )
+
+
+def guessed(data: bytes) -> str | Rejected:
+    """What a library takes the bytes for: a guess, made only on request."""
+    try:
+        from charset_normalizer import from_bytes
+    except ImportError as error:
+        raise missing_package(
+            "charset-normalizer", "guess encodings"
+        ) from error
+    best = from_bytes(data).best()
+    return str(best) if best else Rejected("encoding", "no encoding fits")
+
+
+def declared_encoding(data: bytes) -> str:
+    """The encoding that an HTML page declares; UTF-8 where it is silent.
+
+    >>> declared_encoding(b'<meta charset="windows-1252">')
+    'cp1252'
+    """
+    found = _CHARSET.search(data[:_PRESCAN])
+    try:
+        return (
+            codecs.lookup(found[1].decode("ascii")).name if found else "utf-8"
+        )
+    except (LookupError, UnicodeDecodeError):
+        return "utf-8"
+
+
+def main_text(html: str) -> str:
+    """What a page says, without menus, footers, scripts and markup.
+
+    Source: the rules of Resiliparse (Bevendorff et al. 2018), which
+    DataComp-LM (Li et al. 2024) chose for its speed.
+    """
+    try:
+        from resiliparse.extract.html2text import extract_plain_text
+    except ImportError as error:
+        raise missing_package("resiliparse", "read HTML") from error
+    return extract_plain_text(html, main_content=True, alt_texts=False)
+
+
+def json_text(line: str, field: str) -> str | Rejected:
+    """The text in one line of JSONL.
+
+    >>> json_text('{"text": "One kite."}', "text")
+    'One kite.'
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Rejected("unreadable", f"not JSON: {error}")
+    text = record.get(field) if isinstance(record, dict) else None
+    if isinstance(text, str):
+        return text
+    return Rejected("unreadable", f"no text in a field called {field!r}")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def missing_package(package: str, purpose: str) -> ImportError:
+    return ImportError(
+        f"to {purpose} the package {package} is needed: "
+        'pip install "llmbook[data]".'
+    )

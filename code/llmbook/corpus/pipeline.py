@@ -1,0 +1,377 @@
+"""From files to training data: one pass, little memory, safe to kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import duplicates
+from .clean import clean, content_hash
+from .collect import Rejected, Source, collect, extract, list_files, sha256_of
+from .contamination import Contamination
+from .duplicates import Banding, DuplicateIndex
+from .filters import GOPHER, Rule, first_broken, wrong_language
+from .ledger import Ledger, PartFiles, write_json
+from .privacy import mask
+from .report import Prepared, Report
+from .shards import Tokenizer, TokenShard
+
+FORMAT, VERSION = "llmbook-text", 1
+SIDES = ("train", "validation")
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What is done to the documents.
+
+    Args:
+        text_field: where a line of JSONL keeps its text.
+        guess_encoding: let a library guess where bytes are not UTF-8.
+        rules: the filter, in order; ``()`` keeps everything.
+        languages: codes to keep; ``()`` keeps all.
+        language_probability: how sure the language has to be.
+        mask_personal_data: put placeholders for mail, telephones, addresses.
+        phone_region: whose numbers are read without a country code.
+        exact_duplicates: leave out what stands there already.
+        near_duplicates: how near ones are found; None keeps them.
+        drop_contaminated: leave out documents with a benchmark's items;
+            otherwise they are reported only.
+        validation_fraction: share of the documents held out.
+        seed: fixes which these are.
+        part_bytes: input after which what is done is made lasting.
+    """
+
+    text_field: str = "text"
+    guess_encoding: bool = False
+    rules: tuple[Rule, ...] = GOPHER
+    languages: tuple[str, ...] = ("en",)
+    language_probability: float = 0.5
+    mask_personal_data: bool = True
+    phone_region: str = "US"
+    exact_duplicates: bool = True
+    near_duplicates: Banding | None = field(default_factory=Banding)
+    drop_contaminated: bool = True
+    validation_fraction: float = 0.05
+    seed: int = 0
+    part_bytes: int = 16 << 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction is {self.validation_fraction}; "
+                "expected a share from 0 to below 1, such as 0.05."
+            )
+        if self.part_bytes < 1:
+            raise ValueError(
+                f"part_bytes is {self.part_bytes}; expected 1 or more."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """All of it as JSON, the rules by name and bounds."""
+        plain = asdict(self) | {"languages": list(self.languages)}
+        plain["rules"] = [
+            [rule.name, str(rule.least), str(rule.most)] for rule in self.rules
+        ]
+        return plain
+
+
+# --- one document ----------------------------------------------------------
+
+
+def prepare(
+    source: Source,
+    config: PipelineConfig,
+    contamination: Contamination | None = None,
+) -> Prepared:
+    """Extract, clean, filter, compare with benchmarks, mask, fingerprint."""
+    size = len(source.data)
+    text = extract(source, config.text_field, config.guess_encoding)
+    if not isinstance(text, Rejected):
+        text = clean(text)
+    if isinstance(text, Rejected):
+        return Prepared(source.id, size, rejected=text)
+    items = tuple(contamination.hits(text)) if contamination else ()
+    if broken := unwanted(text, config, items):
+        return Prepared(source.id, size, text, broken, items=items)
+    masked: Counter[str] = Counter()
+    if config.mask_personal_data:
+        text, masked = mask(text, config.phone_region)
+    near = config.near_duplicates
+    return Prepared(
+        source.id,
+        size,
+        text,
+        masked=dict(masked),
+        items=items,
+        content=content_hash(text),
+        signature=duplicates.signature(text, near) if near else None,
+    )
+
+
+def unwanted(
+    text: str, config: PipelineConfig, items: tuple[str, ...] = ()
+) -> Rejected | None:
+    """Why a clean text is left out; None where it is kept."""
+    if not text:
+        return Rejected("empty", "no text is left")
+    if broken := first_broken(text, config.rules):
+        return broken
+    if config.languages:
+        least = config.language_probability
+        if wrong := wrong_language(text, config.languages, least):
+            return wrong
+    if items and config.drop_contaminated:
+        return Rejected("contamination", f"holds {', '.join(items[:3])}")
+    return None
+
+
+def side_of(content: bytes, fraction: float, seed: int = 0) -> str:
+    """Train or validation, by the content alone.
+
+    Equal content always falls on one side, in whatever order, file or run
+    it comes.
+
+    >>> side_of(b"any", 0), side_of(b"any", 1)
+    ('train', 'validation')
+    """
+    salted = hashlib.sha256(f"{seed}:".encode() + content).digest()
+    drawn = int.from_bytes(salted[:8], "big") / 2**64
+    return "validation" if drawn < fraction else "train"
+
+
+# --- all documents ---------------------------------------------------------
+
+
+def duplicate(
+    document: Prepared, index: DuplicateIndex, config: PipelineConfig
+) -> Rejected | None:
+    """Why a document is one too many; a new one is remembered."""
+    if config.exact_duplicates:
+        if same := index.exact(document.content):
+            return Rejected("exact duplicate", f"the same as {same}")
+        index.add_hash(document.content, document.id)
+    if config.near_duplicates:
+        if near := index.near(document.signature):
+            detail = f"{near[1]:.2f} similar to {near[0]}"
+            return Rejected("near duplicate", detail)
+        index.add_signature(document.signature, document.id)
+    return None
+
+
+# --- the run ---------------------------------------------------------------
+
+
+def run_pipeline(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    config: PipelineConfig | None = None,
+    *,
+    benchmarks: dict[str, str] | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Report:
+    """Turn files into cleaned text, split, and with a tokenizer into ids.
+
+    Texts go to ``out/text/train-00000.jsonl`` and so on, ids to
+    ``out/tokens``; ``out/manifest.json`` says what is there, from what and
+    how it was made. Documents are read one at a time, in the order of the
+    files. Duplicates are left out before the split, so no document on one
+    side is a near duplicate that was found of one on the other.
+
+    A run that was killed goes on where it was when it is called again; one
+    that is finished does nothing, unless a tokenizer is new.
+
+    Args:
+        benchmarks: texts of benchmark items, by name, to be kept out.
+
+    Raises:
+        FileNotFoundError: a source is missing.
+        ValueError: no files, or ``out`` holds a run with other sources,
+            another configuration or another tokenizer.
+    """
+    out, config = Path(out), config or PipelineConfig()
+    benchmarks = benchmarks or {}
+    described = describe_run(sources, config, benchmarks)
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(out, described)
+    if manifest is None:
+        contamination = Contamination(benchmarks)
+        manifest = write_texts(sources, out, config, contamination, described)
+    if tokenizer is not None:
+        write_tokens(out, manifest, tokenizer)
+    return Report.from_dict(manifest["report"])
+
+
+def describe_run(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    config: PipelineConfig,
+    benchmarks: dict[str, str],
+) -> dict[str, Any]:
+    """All that decides what a run writes: files, configuration, items."""
+    digest = hashlib.sha256(json.dumps(benchmarks).encode())
+    return {
+        "sources": [
+            {
+                "name": file.name,
+                "bytes": file.path.stat().st_size,
+                "sha256": sha256_of(file.path),
+            }
+            for file in list_files(sources)
+        ],
+        "config": config.describe(),
+        "benchmarks": digest.hexdigest(),
+    }
+
+
+def read_manifest(out: Path, described: dict[str, Any]) -> dict | None:
+    """The manifest of a finished run; None where there is none."""
+    path = out / "manifest.json"
+    if not path.exists():
+        return None
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    check_same(out, manifest, described)
+    return manifest
+
+
+def check_same(out: Path, before: dict, now: dict[str, Any]) -> None:
+    """Refuse to go on with what was begun differently."""
+    for part, value in now.items():
+        if before.get(part) != value:
+            raise ValueError(
+                f"{out} holds a run with other {part} than asked for now. "
+                "Choose another folder, or delete this one to begin again."
+            )
+
+
+def write_texts(
+    sources: Any,
+    out: Path,
+    config: PipelineConfig,
+    contamination: Contamination,
+    described: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the texts part by part, then the manifest."""
+    ledger = Ledger(out / "ledger.sqlite3", config.near_duplicates)
+    try:
+        check_same(out, ledger.read("run", described), described)
+        ledger.commit(run=described)
+        parts = ledger.read("parts", [])
+        done = sum(part["documents"] for part in parts)
+        report = Report.from_dict(ledger.read("report", Report().to_dict()))
+        documents = islice(collect(sources), done, None)
+        prepared = (prepare(d, config, contamination) for d in documents)
+        while part := write_part(
+            out, len(parts), prepared, ledger.index, config, report
+        ):
+            parts.append(part)
+            ledger.commit(parts=parts, report=report.to_dict())
+    finally:
+        ledger.close()
+    files = [file for part in parts for file in part["files"]]
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        **described,
+        "report": report.to_dict(),
+        "text": files,
+    }
+    write_json(out / "manifest.json", manifest)
+    (out / "ledger.sqlite3").unlink()
+    return manifest
+
+
+def write_part(
+    out: Path,
+    number: int,
+    prepared: Iterator[Prepared],
+    index: DuplicateIndex,
+    config: PipelineConfig,
+    report: Report,
+) -> dict[str, Any] | None:
+    """Write the next part of the documents; None where there are no more."""
+    read = size = 0
+    with PartFiles(out / "text", number) as files:
+        for document in prepared:
+            rejected = document.rejected or duplicate(document, index, config)
+            report.count(document, rejected)
+            if rejected is None:
+                fraction, seed = config.validation_fraction, config.seed
+                side = side_of(document.content, fraction, seed)
+                files.write(side, document)
+                report.keep(document, side)
+            read += 1
+            size += document.size
+            if size >= config.part_bytes:
+                break
+    return {"documents": read, "files": files.written} if read else None
+
+
+def write_tokens(
+    out: Path, manifest: dict[str, Any], tokenizer: Tokenizer
+) -> None:
+    """One token shard beside each file of texts, and their record."""
+    mine = tokenizer.fingerprint()
+    if manifest.get("tokenizer", mine) != mine:
+        raise ValueError(
+            f"{out} holds the ids of another tokenizer "
+            f"({manifest['tokenizer']}, not {mine}). Choose another folder."
+        )
+    if manifest.get("tokens"):
+        return
+    shards = []
+    for file in manifest["text"]:
+        path = out / "tokens" / Path(file["file"]).stem
+        texts = read_texts(out / file["file"])
+        shard = TokenShard.write(path, texts, tokenizer)
+        shards.append(
+            {
+                "side": file["side"],
+                "file": f"tokens/{path.name}",
+                **shard.manifest,
+            }
+        )
+    manifest |= {"tokenizer": mine, "tokens": shards}
+    write_json(out / "manifest.json", manifest)
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The texts of one file that the pipeline wrote."""
+    with open(path, encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield json.loads(line)["text"]
+
+
+def texts_of(
+    out: str | os.PathLike[str], side: str = "train"
+) -> Iterator[str]:
+    """All texts of one side, in order, from a finished run's folder."""
+    out = Path(out)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    for file in manifest["text"]:
+        if file["side"] == side:
+            yield from read_texts(out / file["file"])
+
+
+def tokens_of(out: str | os.PathLike[str], side: str = "train") -> np.ndarray:
+    """All ids of one side in one row, shape (N,)."""
+    out = Path(out)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    shards = [
+        TokenShard.open(out / shard["file"]).tokens
+        for shard in manifest.get("tokens", [])
+        if shard["side"] == side
+    ]
+    if not shards:
+        raise ValueError(
+            f"{out} has no ids for {side!r}; run the pipeline with a "
+            "tokenizer, or choose another side."
+        )
+    return shards[0] if len(shards) == 1 else np.concatenate(shards)
