@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from . import sums
+from . import functions, sums
 from .engine import (
     Grammar,
     Kind,
@@ -52,12 +52,13 @@ __all__ = [
 # Of documents. A story is three times as long as a fact and ten times as
 # long as a question, so that stories are nine words in ten.
 SHARES = {
-    "story": 0.58,
+    "story": 0.55,
     "fact": 0.11,
     "question": 0.10,
     "choice": 0.06,
     "instruction": 0.05,
-    "sum": 0.07,
+    "sum": 0.09,
+    "function": 0.04,
 }
 RULES = {
     **TALE_RULES,
@@ -65,6 +66,7 @@ RULES = {
     **QUESTION_RULES,
     **REQUEST_RULES,
     **sums.RULES,
+    **functions.RULES,
 }
 LULL = Grammar(
     RULES,
@@ -75,6 +77,7 @@ LULL = Grammar(
         choice_kind(SHARES["choice"], RULES),
         instruction_kind(SHARES["instruction"], RULES),
         replace(sums.KIND, share=SHARES["sum"]),
+        replace(functions.KIND, share=SHARES["function"]),
     ),
 )
 
