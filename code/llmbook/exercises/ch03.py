@@ -329,7 +329,7 @@ def _check_split(answer) -> str | None:
         )
     held = sum(first) / len(first)
     if abs((1 - held) - 0.1) < 0.03:
-        return f"{held:.0%} are held out: you answered which texts are trained on."
+        return f"{held:.0%} are held out: you named the texts to train on."
     if abs(held - 0.1) > 0.03:
         return (
             f"10% should be held out, and {held:.1%} are: what you compare "
