@@ -99,11 +99,68 @@ NUMBER_FAMILIES = {
         ("return {x} * {k}", "return {k} * {x}"),
         DIGITS,
     ),
+    "both": Family(
+        "two",
+        ("Return {x} plus {y}.", "Put {x} {noun} and {y} {noun} together."),
+        ("return {x} + {y}", "total = {x} + {y}\nreturn total"),
+    ),
+    "double": Family(
+        "number",
+        ("Return twice {x} plus {k}.",
+         "Two carts bring {x} {noun} each, and {k} come by boat."),
+        ("return 2 * {x} + {k}", "return {x} + {x} + {k}"),
+        DIGITS,
+    ),
+    "larger": Family(
+        "two",
+        ("Return the larger of {x} and {y}.",
+         "Of {x} {noun} and {y} {noun}, take the larger heap."),
+        ("return max({x}, {y})", "if {x} > {y}:\n    return {x}\nreturn {y}"),
+    ),
+    "enough": Family(
+        "many",
+        ("Return True if {x} is at least {k}.",
+         "Tell whether {x} {noun} are enough for {k} guests."),
+        ("return {x} >= {k}", "if {x} >= {k}:\n    return True\nreturn False"),
+        DIGITS,
+    ),
+    "smaller": Family(
+        "two",
+        ("Return the smaller of {x} and {y}.",
+         "Of {x} {noun} and {y} {noun}, take the smaller heap."),
+        ("return min({x}, {y})", "if {x} < {y}:\n    return {x}\nreturn {y}"),
+    ),
+    "rows_of": Family(
+        "two",
+        ("Return {x} times {y}.",
+         "Lay out {x} rows of {y} {noun} and count them."),
+        ("return {x} * {y}", "total = {x} * {y}\nreturn total"),
+    ),
     "share": Family(
         "many",
         ("Return how often {k} goes into {x}.",
          "Share {x} {noun} among {k} friends and cut none of them."),
         ("return {x} // {k}",),
+        DIGITS,
+    ),
+    "same": Family(
+        "two",
+        ("Return True if {x} and {y} are the same.",
+         "Tell whether {x} {noun} are as many as {y}."),
+        ("return {x} == {y}",),
+    ),
+    "price_of": Family(
+        "number",
+        ("Return {k} times {x}, plus one.",
+         "Pay {k} coins for each of {x} {noun}, and one for the bag."),
+        ("return {k} * {x} + 1", "coins = {k} * {x}\nreturn coins + 1"),
+        DIGITS,
+    ),
+    "load": Family(
+        "many",
+        ("Return {x}, but never more than {k}.",
+         "The cart holds {k} {noun}, so take no more of {x}."),
+        ("return min({x}, {k})", "if {x} > {k}:\n    return {k}\nreturn {x}"),
         DIGITS,
     ),
     "spare": Family(
@@ -113,25 +170,11 @@ NUMBER_FAMILIES = {
         ("return {x} % {k}",),
         DIGITS,
     ),
-    "enough": Family(
-        "many",
-        ("Return True if {x} is at least {k}.",
-         "Tell whether {x} {noun} are enough for {k} guests."),
-        ("return {x} >= {k}", "if {x} >= {k}:\n    return True\nreturn False"),
-        DIGITS,
-    ),
     "too_few": Family(
         "many",
         ("Return True if {x} is less than {k}.",
          "Tell whether somebody among {k} guests gets none of {x} {noun}."),
         ("return {x} < {k}", "if {x} < {k}:\n    return True\nreturn False"),
-        DIGITS,
-    ),
-    "load": Family(
-        "many",
-        ("Return {x}, but never more than {k}.",
-         "The cart holds {k} {noun}, so take no more of {x}."),
-        ("return min({x}, {k})", "if {x} > {k}:\n    return {k}\nreturn {x}"),
         DIGITS,
     ),
     "keep": Family(
@@ -155,55 +198,12 @@ NUMBER_FAMILIES = {
         ("return {x} % {k} == 0",),
         DIGITS,
     ),
-    "double": Family(
-        "number",
-        ("Return twice {x} plus {k}.",
-         "Two carts bring {x} {noun} each, and {k} come by boat."),
-        ("return 2 * {x} + {k}", "return {x} + {x} + {k}"),
-        DIGITS,
-    ),
-    "price_of": Family(
-        "number",
-        ("Return {k} times {x}, plus one.",
-         "Pay {k} coins for each of {x} {noun}, and one for the bag."),
-        ("return {k} * {x} + 1", "coins = {k} * {x}\nreturn coins + 1"),
-        DIGITS,
-    ),
-    "both": Family(
-        "two",
-        ("Return {x} plus {y}.", "Put {x} {noun} and {y} {noun} together."),
-        ("return {x} + {y}", "total = {x} + {y}\nreturn total"),
-    ),
     "between": Family(
         "two",
         ("Return how far {x} is from {y}.",
          "Tell how many {noun} more one has, of {x} and {y}."),
         ("return abs({x} - {y})",
          "if {x} > {y}:\n    return {x} - {y}\nreturn {y} - {x}"),
-    ),
-    "larger": Family(
-        "two",
-        ("Return the larger of {x} and {y}.",
-         "Of {x} {noun} and {y} {noun}, take the larger heap."),
-        ("return max({x}, {y})", "if {x} > {y}:\n    return {x}\nreturn {y}"),
-    ),
-    "smaller": Family(
-        "two",
-        ("Return the smaller of {x} and {y}.",
-         "Of {x} {noun} and {y} {noun}, take the smaller heap."),
-        ("return min({x}, {y})", "if {x} < {y}:\n    return {x}\nreturn {y}"),
-    ),
-    "rows_of": Family(
-        "two",
-        ("Return {x} times {y}.",
-         "Lay out {x} rows of {y} {noun} and count them."),
-        ("return {x} * {y}", "total = {x} * {y}\nreturn total"),
-    ),
-    "same": Family(
-        "two",
-        ("Return True if {x} and {y} are the same.",
-         "Tell whether {x} {noun} are as many as {y}."),
-        ("return {x} == {y}",),
     ),
     "swap": Family(
         "two",
@@ -214,6 +214,12 @@ NUMBER_FAMILIES = {
 }  # fmt: skip
 
 LIST_FAMILIES = {
+    "sum": Family(
+        "list",
+        ("Return the sum of {x}.", "Count all the {noun} in {x} together."),
+        ("return sum({x})",
+         "total = 0\nfor n in {x}:\n    total = total + n\nreturn total"),
+    ),
     "grow": Family(
         "list",
         ("Add {k} to every number in {x}.",
@@ -222,11 +228,17 @@ LIST_FAMILIES = {
          "more = []\nfor n in {x}:\n    more.append(n + {k})\nreturn more"),
         DIGITS,
     ),
-    "multiply": Family(
+    "most": Family(
         "list",
-        ("Multiply every number in {x} by {k}.",
-         "For each of {x} we need {k} times as many {noun}."),
-        ("return [{k} * n for n in {x}]", "return [n * {k} for n in {x}]"),
+        ("Return the largest number in {x}.",
+         "On the best day in {x}, how many {noun} were there?"),
+        ("return max({x})", "return sorted({x})[-1]"),
+    ),
+    "append": Family(
+        "list",
+        ("Put {k} at the end of {x}.",
+         "A last day comes after {x}, with {k} {noun}."),
+        ("return {x} + [{k}]",),
         DIGITS,
     ),
     "big": Family(
@@ -238,12 +250,56 @@ LIST_FAMILIES = {
          "        kept.append(n)\nreturn kept"),
         DIGITS,
     ),
+    "first": Family(
+        "list",
+        ("Return the first number in {x}.",
+         "How many {noun} were there on the first day in {x}?"),
+        ("return {x}[0]",),
+    ),
+    "fewest": Family(
+        "list",
+        ("Return the smallest number in {x}.",
+         "On the worst day in {x}, how many {noun} were there?"),
+        ("return min({x})", "return sorted({x})[0]"),
+    ),
+    "begin": Family(
+        "list",
+        ("Put {k} at the front of {x}.",
+         "A first day comes before {x}, with {k} {noun}."),
+        ("return [{k}] + {x}",),
+        DIGITS,
+    ),
+    "last": Family(
+        "list",
+        ("Return the last number in {x}.",
+         "How many {noun} were there on the last day in {x}?"),
+        ("return {x}[-1]",),
+    ),
     "small": Family(
         "list",
         ("Keep the numbers in {x} that are below {k}.",
          "Leave out every heap of {k} {noun} or more."),
         ("return [n for n in {x} if n < {k}]",),
         DIGITS,
+    ),
+    "turn": Family(
+        "list",
+        ("Return {x} in reverse.",
+         "As Hesper walks, so count the {noun} in {x}: backwards."),
+        ("return {x}[::-1]", "return list(reversed({x}))"),
+    ),
+    "multiply": Family(
+        "list",
+        ("Multiply every number in {x} by {k}.",
+         "For each of {x} we need {k} times as many {noun}."),
+        ("return [{k} * n for n in {x}]", "return [n * {k} for n in {x}]"),
+        DIGITS,
+    ),
+    "heaps_of": Family(
+        "list",
+        ("Return how many numbers there are in {x}.",
+         "Count the heaps in {x}, and not the {noun}."),
+        ("return len({x})",),
     ),
     "count": Family(
         "list",
@@ -261,56 +317,6 @@ LIST_FAMILIES = {
          "return False"),
         DIGITS,
     ),
-    "append": Family(
-        "list",
-        ("Put {k} at the end of {x}.",
-         "A last day comes after {x}, with {k} {noun}."),
-        ("return {x} + [{k}]",),
-        DIGITS,
-    ),
-    "begin": Family(
-        "list",
-        ("Put {k} at the front of {x}.",
-         "A first day comes before {x}, with {k} {noun}."),
-        ("return [{k}] + {x}",),
-        DIGITS,
-    ),
-    "sum": Family(
-        "list",
-        ("Return the sum of {x}.", "Count all the {noun} in {x} together."),
-        ("return sum({x})",
-         "total = 0\nfor n in {x}:\n    total = total + n\nreturn total"),
-    ),
-    "most": Family(
-        "list",
-        ("Return the largest number in {x}.",
-         "On the best day in {x}, how many {noun} were there?"),
-        ("return max({x})", "return sorted({x})[-1]"),
-    ),
-    "fewest": Family(
-        "list",
-        ("Return the smallest number in {x}.",
-         "On the worst day in {x}, how many {noun} were there?"),
-        ("return min({x})", "return sorted({x})[0]"),
-    ),
-    "heaps_of": Family(
-        "list",
-        ("Return how many numbers there are in {x}.",
-         "Count the heaps in {x}, and not the {noun}."),
-        ("return len({x})",),
-    ),
-    "first": Family(
-        "list",
-        ("Return the first number in {x}.",
-         "How many {noun} were there on the first day in {x}?"),
-        ("return {x}[0]",),
-    ),
-    "last": Family(
-        "list",
-        ("Return the last number in {x}.",
-         "How many {noun} were there on the last day in {x}?"),
-        ("return {x}[-1]",),
-    ),
     "even": Family(
         "list",
         ("Keep the even numbers in {x}.",
@@ -322,12 +328,6 @@ LIST_FAMILIES = {
         ("Keep the odd numbers in {x}.",
          "Keep the heaps of {noun} in {x} that two cannot share."),
         ("return [n for n in {x} if n % 2 == 1]",),
-    ),
-    "turn": Family(
-        "list",
-        ("Return {x} in reverse.",
-         "As Hesper walks, so count the {noun} in {x}: backwards."),
-        ("return {x}[::-1]", "return list(reversed({x}))"),
     ),
     "sort": Family(
         "list",
@@ -358,6 +358,17 @@ TEXT_FAMILIES = {
         ("return {x} * {k}",),
         FEW,
     ),
+    "join": Family(
+        "texts",
+        ("Return {x} and {y} as one word.",
+         "Write {y} after {x} and leave no room between them."),
+        ("return {x} + {y}",),
+    ),
+    "reverse": Family(
+        "text",
+        ("Return {x} in reverse.", "Read {x} backwards, as Hesper walks."),
+        ("return {x}[::-1]",),
+    ),
     "start_of": Family(
         "text",
         ("Return the first {k} letters of {x}.",
@@ -365,12 +376,12 @@ TEXT_FAMILIES = {
         ("return {x}[:{k}]",),
         FEW,
     ),
-    "tail_of": Family(
+    "end": Family(
         "text",
-        ("Return {x} without its first {k} letters.",
-         "A mouse ate the first {k} letters of {x}, so return the rest."),
-        ("return {x}[{k}:]",),
-        FEW,
+        ("Return {x} with the letter '{k}' at the end.",
+         "Write {x} on the wall, and after it the letter '{k}'."),
+        ("return {x} + '{k}'",),
+        LETTERS,
     ),
     "count_in": Family(
         "text",
@@ -380,6 +391,56 @@ TEXT_FAMILIES = {
          "count = 0\nfor c in {x}:\n    if c == '{k}':\n"
          "        count = count + 1\nreturn count"),
         LETTERS,
+    ),
+    "initial_of": Family(
+        "text",
+        ("Return the first letter of {x}.",
+         "Which letter of {x} does Ibby write first?"),
+        ("return {x}[0]",),
+    ),
+    "shout": Family(
+        "text",
+        ("Return {x} in capital letters.",
+         "Shout {x} so that they hear it at the lighthouse."),
+        ("return {x}.upper()",),
+    ),
+    "marry": Family(
+        "texts",
+        ("Put 'and' between {x} and {y}.",
+         "Invite {x} and {y} in one letter, with an 'and'."),
+        ("return {x} + ' and ' + {y}",),
+    ),
+    "open": Family(
+        "text",
+        ("Return {x} with the letter '{k}' in front.",
+         "Write the letter '{k}' on the wall, and after it {x}."),
+        ("return '{k}' + {x}",),
+        LETTERS,
+    ),
+    "tail_of": Family(
+        "text",
+        ("Return {x} without its first {k} letters.",
+         "A mouse ate the first {k} letters of {x}, so return the rest."),
+        ("return {x}[{k}:]",),
+        FEW,
+    ),
+    "measure": Family(
+        "text",
+        ("Return the number of letters in {x}.",
+         "How many letters of ink does {x} cost?"),
+        ("return len({x})",
+         "count = 0\nfor c in {x}:\n    count = count + 1\nreturn count"),
+    ),
+    "final_of": Family(
+        "text",
+        ("Return the last letter of {x}.",
+         "Which letter of {x} does Ibby write last?"),
+        ("return {x}[-1]",),
+    ),
+    "greet": Family(
+        "text",
+        ("Return a greeting for {x}.", "Say hello to {x}, as Pim would."),
+        ("return 'Hello, ' + {x}",),
     ),
     "look_in": Family(
         "text",
@@ -396,61 +457,12 @@ TEXT_FAMILIES = {
          "return ''.join(c for c in {x} if c != '{k}')"),
         LETTERS,
     ),
-    "end": Family(
-        "text",
-        ("Return {x} with the letter '{k}' at the end.",
-         "Write {x} on the wall, and after it the letter '{k}'."),
-        ("return {x} + '{k}'",),
-        LETTERS,
-    ),
-    "open": Family(
-        "text",
-        ("Return {x} with the letter '{k}' in front.",
-         "Write the letter '{k}' on the wall, and after it {x}."),
-        ("return '{k}' + {x}",),
-        LETTERS,
-    ),
     "cut": Family(
         "text",
         ("Return the first {k} letters of {x} and a dot.",
          "Write {k} letters of {x} and a dot, to save ink."),
         ("return {x}[:{k}] + '.'", "short = {x}[:{k}]\nreturn short + '.'"),
         FEW,
-    ),
-    "reverse": Family(
-        "text",
-        ("Return {x} in reverse.", "Read {x} backwards, as Hesper walks."),
-        ("return {x}[::-1]",),
-    ),
-    "initial_of": Family(
-        "text",
-        ("Return the first letter of {x}.",
-         "Which letter of {x} does Ibby write first?"),
-        ("return {x}[0]",),
-    ),
-    "final_of": Family(
-        "text",
-        ("Return the last letter of {x}.",
-         "Which letter of {x} does Ibby write last?"),
-        ("return {x}[-1]",),
-    ),
-    "measure": Family(
-        "text",
-        ("Return the number of letters in {x}.",
-         "How many letters of ink does {x} cost?"),
-        ("return len({x})",
-         "count = 0\nfor c in {x}:\n    count = count + 1\nreturn count"),
-    ),
-    "shout": Family(
-        "text",
-        ("Return {x} in capital letters.",
-         "Shout {x} so that they hear it at the lighthouse."),
-        ("return {x}.upper()",),
-    ),
-    "greet": Family(
-        "text",
-        ("Return a greeting for {x}.", "Say hello to {x}, as Pim would."),
-        ("return 'Hello, ' + {x}",),
     ),
     "plural_of": Family(
         "text",
@@ -462,18 +474,6 @@ TEXT_FAMILIES = {
         ("Return the first and the last letter of {x}.",
          "Fold {x} until only its two ends can be seen."),
         ("return {x}[0] + {x}[-1]",),
-    ),
-    "join": Family(
-        "texts",
-        ("Return {x} and {y} as one word.",
-         "Write {y} after {x} and leave no room between them."),
-        ("return {x} + {y}",),
-    ),
-    "marry": Family(
-        "texts",
-        ("Put 'and' between {x} and {y}.",
-         "Invite {x} and {y} in one letter, with an 'and'."),
-        ("return {x} + ' and ' + {y}",),
     ),
     "longer": Family(
         "texts",
@@ -489,7 +489,8 @@ TEXT_FAMILIES = {
     ),
 }  # fmt: skip
 
-FAMILIES = {**NUMBER_FAMILIES, **LIST_FAMILIES, **TEXT_FAMILIES}
+GROUPS = (NUMBER_FAMILIES, LIST_FAMILIES, TEXT_FAMILIES)
+FAMILIES = {name: made for group in GROUPS for name, made in group.items()}
 
 
 # --- rules -----------------------------------------------------------------
@@ -558,16 +559,18 @@ def _family_rules(name: str, family: Family) -> dict[str, Rule]:
     return rules
 
 
-def _names() -> list[Option]:
-    return [
+def _names(families: Mapping[str, Family]) -> tuple[Option, ...]:
+    """The names of functions, those of the first families more often."""
+    options = [
         Option(f"{name}_<noun={_noun_rule(family)}>", sets={"family": name})
-        for name, family in FAMILIES.items()
+        for name, family in families.items()
     ]
+    return lexicon.ranked("code.name", options).options
 
 
 RULES: Rules = {
     "code.def": Rule("code.def", ["def <name=code.name>("]),
-    "code.name": Rule("code.name", _names()),
+    "code.name": Rule("code.name", [o for g in GROUPS for o in _names(g)]),
     "code.thing": lexicon.words("code.thing", THINGS),
     "code.text": lexicon.words("code.text", TEXTS),
     **{
@@ -762,7 +765,7 @@ def _check(page: Page) -> str:
     ours = [meaning(name, constant)(*value) for value in values]
     kept = set(range(FEWEST_TESTS))
     for rival in _rivals(name):
-        theirs = [_outcome(meaning(*rival), value) for value in values]
+        theirs = [meaning(*rival)(*value) for value in values]
         apart = [i for i, gives in enumerate(ours) if gives != theirs[i]]
         if apart and not kept & set(apart):
             kept.add(apart[0])
@@ -789,10 +792,3 @@ def _rivals(name: str) -> Iterator[tuple[str, str]]:
         if ALIKE.get(family.takes, family.takes) == ALIKE.get(takes, takes):
             for constant in family.constants or ("",):
                 yield other, constant
-
-
-def _outcome(function: Callable[..., Any], values: tuple[Any, ...]) -> Any:
-    try:
-        return function(*values)
-    except IndexError as error:
-        return error

@@ -34,7 +34,7 @@ Scene = dict[str, str]
 
 Step = tuple[str, int, int]  # ("+", 7, 5): what is done to a pile of seven
 
-PILES = range(2, 16)  # how many there are at first: never one bun alone
+PILES = range(2, 13)  # how many there are at first: never one bun alone
 STEP_MOST = 9  # one digit: a table of sums as children learn it
 PILE_MOST = 20  # so that all sums with two steps stay in that table
 BOXES = range(2, 10)
@@ -273,8 +273,8 @@ def _go_on(name: str) -> Rule:
 
 
 def numbers(name: str, among: range) -> Rule:
-    """Every number of a range, as likely as the next."""
-    return Rule(name, [Option(str(n), tag=n) for n in among])
+    """The numbers of a range, the small ones more often."""
+    return lexicon.ranked(name, [Option(str(n), tag=n) for n in among])
 
 
 def counted(n: int, one: str, many: str) -> str:
@@ -298,7 +298,7 @@ def _each(most: int) -> Rule:
 
 @cache
 def _with_noun(most: int, one: str, many: str) -> Rule:
-    return Rule(
+    return lexicon.ranked(
         f"sum.step.{most}.{many}",
         [
             Option(counted(n, one, many), tag=n, sets={"": str(n)})
