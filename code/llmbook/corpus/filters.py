@@ -16,7 +16,7 @@ STOP_WORDS = frozenset(
     {"the", "be", "to", "of", "and", "that", "have", "with"}
 )
 ELLIPSES = ("...", "…")
-_LANGUAGE_SAMPLE = 1000  # characters that are enough to tell a language
+_LANGUAGE_SAMPLE = 500  # characters that are enough to tell a language
 
 
 class Pieces:
@@ -112,7 +112,9 @@ def letter_share(words: Sequence[str]) -> float:
     >>> letter_share(["3", "kites", "=", "x"])
     0.5
     """
-    return _share(any(map(str.isalpha, word)) for word in words)
+    return _share(
+        word.isalpha() or any(map(str.isalpha, word)) for word in words
+    )
 
 
 def stop_words(words: Sequence[str]) -> int:
@@ -147,6 +149,15 @@ def duplicate_characters(pieces: Sequence[str]) -> float:
     return 1 - once / max(1, sum(map(len, pieces))) if pieces else 0.0
 
 
+def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    """Every n words that stand in a row.
+
+    >>> ngrams(["the", "red", "kite"], 2)
+    [('the', 'red'), ('red', 'kite')]
+    """
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
 def top_ngram_characters(words: Sequence[str], n: int) -> float:
     """Share of the characters that the commonest n-gram fills.
 
@@ -155,15 +166,12 @@ def top_ngram_characters(words: Sequence[str], n: int) -> float:
     >>> top_ngram_characters("buy now buy now or weep".split(), 2)
     0.6...
     """
-    counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    if not counts:
-        return 0.0
-    most = max(counts.values())
+    counts = Counter(ngrams(words, n))
+    most = max(counts.values(), default=1)
     if most == 1:
         return 0.0
-    longest = max(
-        sum(map(len, gram)) for gram, c in counts.items() if c == most
-    )
+    tied = (gram for gram, count in counts.items() if count == most)
+    longest = max(sum(map(len, gram)) for gram in tied)
     return min(1.0, longest * most / sum(map(len, words)))
 
 
@@ -175,17 +183,18 @@ def repeated_ngram_characters(words: Sequence[str], n: int) -> float:
     >>> repeated_ngram_characters(list("abcdeabcde"), 5)
     0.5
     """
+    grams = ngrams(words, n)
+    if len(set(grams)) == len(grams):
+        return 0.0
     seen: set[tuple[str, ...]] = set()
-    repeated = covered = 0  # characters; words covered so far
-    for start, gram in enumerate(
-        zip(*(words[i:] for i in range(n)), strict=False)
-    ):
+    repeated = covered = 0  # characters, and words that are counted
+    for start, gram in enumerate(grams):
         if gram in seen:
-            fresh = max(start, covered)
-            repeated += sum(map(len, words[fresh : start + n]))
+            fresh = words[max(start, covered) : start + n]
+            repeated += sum(map(len, fresh))
             covered = start + n
         seen.add(gram)
-    return repeated / max(1, sum(map(len, words)))
+    return repeated / sum(map(len, words))
 
 
 # --- the rules, as published -----------------------------------------------
