@@ -158,7 +158,7 @@ def test_kneser_ney_by_hand():
 
 
 def test_kneser_ney_asks_in_how_many_places_a_word_stood():
-    """Church and Gale's example: Francisco is frequent, and never alone."""
+    """Chen and Goodman's example: Francisco is frequent, and never alone."""
     san, francisco, glass, a, b = 1, 2, 3, 4, 5
     documents = [[san, francisco]] * 20 + [[a, glass], [b, glass]]
     model = KneserNey.train(documents, 2, V)

@@ -89,6 +89,34 @@ class Table:
             self.totals[context] = self.totals.get(context, 0) + count
 
 
+def interpolated(
+    tables: Sequence[tuple[Table, float]],
+    window: Gram,
+    token: int,
+    vocab_size: int,
+) -> float:
+    """Kneser-Ney's probability: from uniform to the longest context.
+
+    ``tables`` holds a table and its discount for contexts of no token, of
+    one, and so on to the whole ``window``. Source: Chen and Goodman 1999,
+    section 2.7.
+
+    >>> table = Table({(7,): 3, (8,): 1})
+    >>> interpolated([(table, 0.5)], (), 8, vocab_size=4)
+    0.1875
+    """
+    p = 1 / vocab_size
+    for length, (table, D) in enumerate(tables):
+        context = window[len(window) - length :]
+        if context not in table.totals:
+            break  # nor can a longer one be there
+        followers = table.followers[context]
+        kept = max(followers.get(token, 0) - D, 0)
+        freed = D * len(followers)  # for what the shorter context says
+        p = (kept + freed * p) / table.totals[context]
+    return p
+
+
 class NGramModel:
     """Counts of n-grams made into probabilities, with ``k`` added to each.
 
@@ -171,7 +199,7 @@ class NGramModel:
         paid = []
         for gram in ngrams(ids, self.order, self.boundary):
             p = self.prob(gram[:-1], gram[-1])
-            paid.append(-math.log(p) if p > 0 else math.inf)
+            paid.append(-math.log(p) + 0.0 if p > 0 else math.inf)  # no -0.0
         return paid
 
     def nll(self, ids: Sequence[int]) -> float:
@@ -224,18 +252,19 @@ class KneserNey(NGramModel):
 
     def __init__(
         self,
-        tables: Sequence[Table],
-        discounts: Sequence[float],
+        levels: Sequence[tuple[Table, float]],
         vocab_size: int,
         boundary: int = 0,
     ) -> None:
-        super().__init__(tables, len(tables), vocab_size, boundary)
+        discounts = [discount for _, discount in levels]
         if not all(0 <= discount <= 1 for discount in discounts):
             raise ValueError(
                 f"got discounts {discounts}; expected one from 0 to 1 for "
                 "each order, since most counts are 1."
             )
-        self.discounts = tuple(discounts)
+        tables = [table for table, _ in levels]
+        super().__init__(tables, len(levels), vocab_size, boundary)
+        self.levels = tuple(levels)  # tables with their discounts
 
     @classmethod
     def train(
@@ -253,41 +282,34 @@ class KneserNey(NGramModel):
         ``discount`` replaces the estimates of all orders.
         """
         documents = checked(documents, order, vocab_size, boundary)
-        counts = count_ngrams(documents, order, boundary)
-        levels = [counts]
-        for _ in range(order - 1):
-            levels.append(continuations(levels[-1]))
-        levels.reverse()  # from contexts of no token to n - 1
-        discounts = [
-            estimate_discount(level.values()) if discount is None else discount
-            for level in levels
+        counts = [count_ngrams(documents, order, boundary)]
+        while len(counts) < order:
+            counts.insert(0, continuations(counts[0]))
+        levels = [
+            (
+                Table(each),
+                estimate_discount(each.values())
+                if discount is None
+                else discount,
+            )
+            for each in counts
         ]
-        tables = [Table(level) for level in levels]
-        return cls(tables, discounts, vocab_size, boundary)
+        return cls(levels, vocab_size, boundary)
 
     def prob(self, context: Sequence[int], token: int) -> float:
-        """Probability of ``token``: from uniform to the longest context."""
+        """Probability that ``token`` comes after ``context``."""
         window = self.window(context)
-        p = 1 / self.vocab_size
-        for length, table in enumerate(self.tables):
-            context = window[len(window) - length :]
-            if context not in table.totals:
-                break  # nor can a longer one be there
-            followers, D = table.followers[context], self.discounts[length]
-            kept = max(followers.get(token, 0) - D, 0)
-            freed = D * len(followers)  # for what the shorter context says
-            p = (kept + freed * p) / table.totals[context]
-        return p
+        return interpolated(self.levels, window, token, self.vocab_size)
 
     def distribution(self, context: Sequence[int]) -> np.ndarray:
         """Probability of every token of the vocabulary, an array (V,)."""
         window = self.window(context)
         p = np.full(self.vocab_size, 1 / self.vocab_size)
-        for length, table in enumerate(self.tables):
+        for length, (table, D) in enumerate(self.levels):
             context = window[len(window) - length :]
             if context not in table.totals:
                 break
-            followers, D = table.followers[context], self.discounts[length]
+            followers = table.followers[context]
             p *= D * len(followers)
             counts = np.fromiter(followers.values(), float)
             p[list(followers)] += counts - D
