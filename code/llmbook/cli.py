@@ -1,4 +1,4 @@
-"""The ``llmbook`` command: train, generate, evaluate, tokenize.
+"""The ``llmbook`` command: train, generate, evaluate, tokenize, corpus.
 
 Each subcommand is a dataclass whose fields are its options. A folder that
 ``train`` fills holds ``model.safetensors``, ``tokenizer.json`` and
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -21,6 +21,7 @@ import tyro
 from llmbook import checkpoint, runtime
 from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Batches, TokenShard, load_corpus
+from llmbook.corpus.world.files import write_world
 from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer, gpt2
@@ -179,11 +180,33 @@ class Tokenize:
         return f"{len(ids)} tokens, {len(self.text.encode())} bytes"
 
 
+@dataclass
+class WriteCorpus:
+    """Write a generated corpus and its benchmarks into a new folder."""
+
+    corpus: Annotated[Literal["world"], tyro.conf.Positional]
+    """What is generated."""
+    out: Path
+    """A folder that is not there yet, or empty."""
+    documents: int = 10_000
+    """How many, those held out included."""
+    seed: int = 0
+
+    def run(self) -> str:
+        generated = load_corpus(
+            self.corpus, documents=self.documents, seed=self.seed
+        )
+        seed = self.seed + runtime.seed_offset()
+        write_world(generated, self.out, seed)
+        return f"{self.documents} documents and the benchmarks: {self.out}"
+
+
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+    | Annotated[WriteCorpus, tyro.conf.subcommand("corpus")]
 )
 
 

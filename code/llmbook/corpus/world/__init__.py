@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from . import functions, sums
 from .engine import (
@@ -14,6 +15,7 @@ from .engine import (
     Option,
     ReadError,
     Rule,
+    Rules,
     Side,
     Written,
     at_random,
@@ -60,14 +62,29 @@ SHARES = {
     "sum": 0.09,
     "function": 0.04,
 }
-RULES = {
-    **TALE_RULES,
-    **FACT_RULES,
-    **QUESTION_RULES,
-    **REQUEST_RULES,
-    **sums.RULES,
-    **functions.RULES,
-}
+
+
+def _joined(*parts: Rules) -> Rules:
+    """The rules of all parts, which must not share a name."""
+    rules: dict[str, Any] = {}
+    for part in parts:
+        if twice := rules.keys() & part.keys():
+            raise ValueError(
+                f"two parts of the grammar have rules named {sorted(twice)}; "
+                "expected every name once. Rename them in one part."
+            )
+        rules |= part
+    return rules
+
+
+RULES = _joined(
+    TALE_RULES,
+    FACT_RULES,
+    QUESTION_RULES,
+    REQUEST_RULES,
+    sums.RULES,
+    functions.RULES,
+)
 LULL = Grammar(
     RULES,
     (

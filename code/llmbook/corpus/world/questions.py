@@ -503,7 +503,7 @@ def _weighed(options: list[Option], share: float) -> list[Option]:
 
 
 ASK = Rule(
-    "ask",
+    "question",
     [
         option
         for of, share in CLASS_SHARES.items()
@@ -566,7 +566,7 @@ def combination(scene: Scene) -> tuple[str, str]:
 
 def ask(page: Page) -> None:
     """The question alone."""
-    _remember(page, page.say("ask"))
+    _remember(page, page.say("question"))
 
 
 def tell_question(page: Page) -> None:
@@ -678,7 +678,7 @@ def tell_choice(page: Page) -> None:
 
 
 RULES = {
-    "ask": ASK,
+    "question": ASK,
     "reply": lambda scene: REPLIES[scene["topic"]],
     "who": _subject("person", "who"),
     "where": _subject("place", "where"),
