@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from .base import END_OF_TEXT, UNKNOWN, Tokenizer, split_special, utf8
 from .bpe import BPETokenizer, apply_merges
+from .counting import count_pre_tokens
 from .openai import TiktokenTokenizer, gpt2
 from .simple import CharTokenizer, WordTokenizer
 from .training import (
     GPT2_PATTERN,
     Pair,
     count_pairs,
-    count_pre_tokens,
     learn_merges,
     learn_merges_naively,
     merge,

@@ -148,6 +148,18 @@ class Tokenizer:
                 ids.extend(self.encode_ordinary(piece))
         return ids
 
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        allowed_special: Collection[str] | Literal["all"] = (),
+        on_special: Literal["error", "text"] = "error",
+    ) -> list[list[int]]:
+        """The token ids of each text; see :meth:`encode`."""
+        return [
+            self.encode(text, allowed_special, on_special)
+            for text in as_texts(texts)
+        ]
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that ``ids`` stand for, one after the other."""
         return b"".join(self.token_bytes(token) for token in ids)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import operator
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +15,13 @@ from .base import (
     check_special_names,
     utf8,
 )
+from .counting import Source, count_pre_tokens
+from .files import checksum, read_document, write_document
+from .joining import join_all, join_one_by_one
 from .training import (
     GPT2_PATTERN,
     Pair,
-    as_single_bytes,
-    count_pre_tokens,
+    compiled,
     learn_merges,
     merge,
     pre_tokens,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import tiktoken
 
 N_BYTES = 256
-FILE_FORMAT = "llmbook-bpe"
-FILE_VERSION = 1
-CACHE_SIZE = 1 << 16  # pre-tokens remembered: a few megabytes
+CACHE_SIZE = 1 << 16  # pre-tokens remembered: about 10 MB
+CACHED_LENGTH = 64  # longer ones hardly ever come again
+LONG = 200  # bytes in a word, from where on join_all is faster: measured
 
 
 def apply_merges(
@@ -51,6 +51,21 @@ def apply_merges(
             break
         tokens = merge(tokens, pair)
     return tokens
+
+
+class PieceCache(dict[str, tuple[int, ...]]):
+    """Pre-tokens and their ids, found by ``encode`` when first asked for."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        self.encode = encode
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        ids = tuple(self.encode(piece))
+        if len(piece) <= CACHED_LENGTH:
+            if len(self) >= CACHE_SIZE:
+                self.clear()
+            self[piece] = ids
+        return ids
 
 
 class BPETokenizer(Tokenizer):
@@ -75,31 +90,37 @@ class BPETokenizer(Tokenizer):
         special_tokens: Iterable[str] = (END_OF_TEXT,),
         pattern: str = GPT2_PATTERN,
     ) -> None:
-        self.merges = list(merges)
+        compiled(pattern)  # a faulty one is an error at once
         self.pattern = pattern
+        self.merges = list(merges)
+        check_merges(self.merges)
         self.vocabulary = [bytes([value]) for value in range(N_BYTES)]
         self.vocabulary += [left + right for left, right in self.merges]
         names = check_special_names(special_tokens)
         first = len(self.vocabulary)
         self.special_tokens = {n: first + i for i, n in enumerate(names)}
         self.vocab_size = first + len(names)
+        self._bytes = dict(enumerate(self.vocabulary + list(map(utf8, names))))
         self._ids = {token: i for i, token in enumerate(self.vocabulary)}
-        self._ranks = {pair: i for i, pair in enumerate(self.merges)}
-        self._names = {i: name for name, i in self.special_tokens.items()}
-        self._cache: dict[str, list[int]] = {}
-        self._check_merges()
+        self._joined = {
+            (self._ids[left], self._ids[right]): N_BYTES + rank
+            for rank, (left, right) in enumerate(self.merges)
+        }
+        self._cache = PieceCache(self.encode_piece)
 
     @classmethod
     def train(
         cls,
-        text_or_iterable: str | Iterable[str],
+        text_or_iterable: Source | Iterable[Source],
         vocab_size: int,
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         pattern: str = GPT2_PATTERN,
         progress: bool = False,
+        workers: int = 1,
     ) -> BPETokenizer:
         """Learn the merges that shorten the text most, pair by pair.
 
+        A string is a text, a ``pathlib.Path`` a file, read in blocks.
         Among equally frequent pairs the greatest wins, compared as a pair
         of byte strings: the rule of subword-nmt. Others differ, so equal
         counts may give other merges: minbpe takes the pair that it met
@@ -107,25 +128,23 @@ class BPETokenizer(Tokenizer):
         SentencePiece the shortest joined token.
         Names of special tokens in the text are cut out before counting.
 
+        Args:
+            workers: processes that count pre-tokens, each texts of its own;
+                they pay from some tens of megabytes on.
+
         Raises:
-            ValueError: no text; ``vocab_size`` below 256 and the special
-                tokens; or more tokens asked for than the text can give.
+            ValueError: no text; a file that is no UTF-8; ``vocab_size``
+                too small, or larger than the text can give.
         """
         names = check_special_names(special_tokens)
-        n_merges = vocab_size - N_BYTES - len(names)
-        if n_merges < 0:
-            raise ValueError(
-                f"vocab_size is {vocab_size}; the {N_BYTES} bytes and "
-                f"{len(names)} special tokens need "
-                f"{N_BYTES + len(names)} at least."
-            )
-        pieces = count_pre_tokens(text_or_iterable, pattern, names)
+        n_merges = check_vocab_size(vocab_size, len(names))
+        pieces = count_pre_tokens(text_or_iterable, pattern, names, workers)
         if not pieces:
             raise ValueError("there is no text to train a tokenizer on.")
         merges = learn_merges(pieces, n_merges, progress)
         if len(merges) < n_merges:
             raise ValueError(
-                f"the text has pairs for {len(merges)} merges only, and "
+                f"the text has pairs for {len(merges)} merges only; "
                 f"vocab_size={vocab_size} needs {n_merges}. Bring more text, "
                 f"or ask for vocab_size={vocab_size - n_merges + len(merges)}."
             )
@@ -134,21 +153,15 @@ class BPETokenizer(Tokenizer):
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids of ``text``, in which nothing is special."""
         utf8(text)  # a lone surrogate is reported at its place in the text
-        ids: list[int] = []
-        for piece in pre_tokens(text, self.pattern):
-            known = self._cache.get(piece)
-            if known is None:
-                known = self.encode_piece(piece)
-                if len(self._cache) >= CACHE_SIZE:
-                    self._cache.clear()
-                self._cache[piece] = known
-            ids.extend(known)
-        return ids
+        pieces = pre_tokens(text, self.pattern)
+        return list(chain.from_iterable(map(self._cache.__getitem__, pieces)))
 
     def encode_piece(self, piece: str) -> list[int]:
-        """The ids of one pre-token."""
-        tokens = apply_merges(as_single_bytes(utf8(piece)), self._ranks)
-        return [self._ids[token] for token in tokens]
+        """The ids of one pre-token, as :func:`apply_merges` finds them."""
+        word = utf8(piece)
+        if len(word) < LONG:
+            return join_one_by_one(word, self._joined)
+        return join_all(word, self._joined, self.vocabulary)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that one id stands for; a special token's are its name.
@@ -156,15 +169,24 @@ class BPETokenizer(Tokenizer):
         Raises:
             ValueError: there is no such id.
         """
-        index = self._check_id(token)
-        if index in self._names:
-            return utf8(self._names[index])
-        return self.vocabulary[index]
+        return self._bytes[self._check_id(token)]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that ``ids`` stand for, one after the other.
+
+        Raises:
+            ValueError: there is no such id.
+        """
+        ids = list(ids)
+        try:
+            whole = map(operator.index, ids)
+            return b"".join(map(self._bytes.__getitem__, whole))
+        except (KeyError, TypeError):
+            return super().decode_bytes(ids)  # says which id is wrong
 
     def fingerprint(self) -> str:
         """SHA-256 (hexadecimal) of all that decides the ids."""
-        content = json.dumps(self._content(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return checksum(self._content())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tokenizer as JSON, whole or not at all.
@@ -172,13 +194,7 @@ class BPETokenizer(Tokenizer):
         Bytes are written as the characters U+0000 to U+00FF (Latin-1), so
         that English merges can be read in the file.
         """
-        document = {
-            "format": FILE_FORMAT,
-            "version": FILE_VERSION,
-            "sha256": self.fingerprint(),
-            **self._content(),
-        }
-        write_atomically(Path(path), json.dumps(document, indent=1) + "\n")
+        write_document(Path(path), self._content())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BPETokenizer:
@@ -188,27 +204,18 @@ class BPETokenizer(Tokenizer):
             FileNotFoundError: there is no such file.
             ValueError: the file is truncated, edited, or something else.
         """
-        document = read_document(Path(path))
+        content = read_document(Path(path))
         try:
             merges = [
                 (left.encode("latin-1"), right.encode("latin-1"))
-                for left, right in document["merges"]
+                for left, right in content["merges"]
             ]
-            tokenizer = cls(
-                merges, document["special_tokens"], document["pattern"]
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            return cls(merges, content["special_tokens"], content["pattern"])
+        except (TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged ({type(error).__name__}: {error}). "
                 "Restore it, or train and save the tokenizer again."
             ) from None
-        if tokenizer.fingerprint() != document.get("sha256"):
-            raise ValueError(
-                f"{path} was changed after it was saved: its content does "
-                "not match its checksum. Restore it, or train and save the "
-                "tokenizer again."
-            )
-        return tokenizer
 
     def to_tiktoken(self) -> tiktoken.Encoding:
         """The same tokenizer as an encoding of tiktoken's fast engine.
@@ -245,53 +252,41 @@ class BPETokenizer(Tokenizer):
             ],
         }
 
-    def _check_merges(self) -> None:
-        known = set(self.vocabulary[:N_BYTES])
-        for rank, (left, right) in enumerate(self.merges):
-            if left not in known or right not in known:
-                raise ValueError(
-                    f"merge {rank}, {(left, right)}, joins a token that no "
-                    "earlier merge made."
-                )
-            if left + right in known:
-                raise ValueError(
-                    f"merge {rank}, {(left, right)}, makes a token that is "
-                    "there already."
-                )
-            known.add(left + right)
 
+def check_vocab_size(vocab_size: int, n_special: int) -> int:
+    """How many merges a vocabulary of that size has room for.
 
-def read_document(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``, of the format that ``save`` writes."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    Raises:
+        ValueError: none, or it is no number.
+    """
+    if not isinstance(vocab_size, int) or isinstance(vocab_size, bool):
         raise ValueError(
-            f"{path} is no whole tokenizer file ({error}). Was the copy cut "
-            "short? Train and save the tokenizer again."
-        ) from None
-    if not isinstance(document, dict) or document.get("format") != FILE_FORMAT:
-        raise ValueError(
-            f"{path} was not written by BPETokenizer.save: it has no "
-            f'"format": "{FILE_FORMAT}".'
+            f"vocab_size is {vocab_size!r}; expected a whole number."
         )
-    if document.get("version") != FILE_VERSION:
+    if vocab_size < N_BYTES + n_special:
         raise ValueError(
-            f"{path} has version {document.get('version')!r}; this llmbook "
-            f"reads version {FILE_VERSION}. Update llmbook, or train again."
+            f"vocab_size is {vocab_size}; the {N_BYTES} bytes and "
+            f"{n_special} special tokens need {N_BYTES + n_special} at least."
         )
-    return document
+    return vocab_size - N_BYTES - n_special
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside ``path`` and rename: no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp's own is for one user only
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def check_merges(merges: Sequence[Pair]) -> None:
+    """Each merge joins two tokens that are there to one that is not yet.
+
+    Raises:
+        ValueError: one does not; says which.
+    """
+    known = {bytes([value]) for value in range(N_BYTES)}
+    for rank, (left, right) in enumerate(merges):
+        if left not in known or right not in known:
+            raise ValueError(
+                f"merge {rank}, {(left, right)}, joins a token that no "
+                "earlier merge made."
+            )
+        if left + right in known:
+            raise ValueError(
+                f"merge {rank}, {(left, right)}, makes a token that is "
+                "there already."
+            )
+        known.add(left + right)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
 import regex
 
-from .base import as_texts, split_special, utf8
+from .joining import Ids, find_pairs, in_a_row, join
 
 # Radford et al. 2019; github.com/openai/gpt-2, src/encoder.py. \p{L} and
 # \p{N} (any letter, any number) need the regex package.
@@ -26,9 +26,15 @@ Pair = tuple[bytes, bytes]
 def compiled(pattern: str) -> regex.Pattern:
     """``pattern`` ready to run; a faulty one is a ValueError."""
     try:
-        return regex.compile(pattern)
-    except regex.error as error:
+        ready = regex.compile(pattern)
+    except (regex.error, TypeError) as error:
         raise ValueError(f"pattern {pattern!r} is faulty: {error}.") from None
+    if ready.groups:
+        raise ValueError(
+            f"pattern {pattern!r} has groups that capture. Write (?:…) in "
+            "place of (…)."
+        )
+    return ready
 
 
 def pre_tokens(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
@@ -40,36 +46,14 @@ def pre_tokens(text: str, pattern: str = GPT2_PATTERN) -> list[str]:
     Raises:
         ValueError: ``pattern`` leaves characters out.
     """
-    matches = compiled(pattern).finditer(text)
-    pieces = [match.group() for match in matches if match.group()]
-    if sum(map(len, pieces)) != len(text):
+    pieces = [piece for piece in compiled(pattern).findall(text) if piece]
+    if "".join(pieces) != text:
         raise ValueError(
             f"pattern {pattern!r} leaves characters of the text out, and "
             "they would be lost. End it with an alternative that takes any "
             r"character, such as |[\s\S]."
         )
     return pieces
-
-
-def count_pre_tokens(
-    texts: str | Iterable[str],
-    pattern: str = GPT2_PATTERN,
-    special_tokens: Sequence[str] = (),
-) -> Counter[bytes]:
-    """How often each pre-token occurs, as UTF-8 bytes.
-
-    Names of special tokens are cut out: nothing is learned across or from
-    them.
-
-    >>> count_pre_tokens("the kite, the kite").most_common(1)
-    [(b' kite', 2)]
-    """
-    counts: Counter[str] = Counter()
-    for text in as_texts(texts):
-        for piece, is_special in split_special(text, special_tokens):
-            if not is_special:
-                counts.update(pre_tokens(piece, pattern))
-    return Counter({utf8(piece): n for piece, n in counts.items()})
 
 
 def as_single_bytes(piece: bytes) -> list[bytes]:
@@ -132,7 +116,6 @@ def learn_merges_naively(
     return merges
 
 
-@lru_cache(maxsize=1 << 16)
 def mirror(token: bytes) -> str:
     """A key that sorts the other way round: greater bytes come first.
 
@@ -146,65 +129,83 @@ def mirror(token: bytes) -> str:
     return "".join(chr(255 - value) for value in token) + chr(256)
 
 
-def queue_entry(pair: Pair, count: int) -> tuple[int, str, str, Pair]:
-    """What the heap compares: the count, then the pair, greatest first."""
-    return -count, mirror(pair[0]), mirror(pair[1]), pair
-
-
 class PairIndex:
     """Counts of pairs, where each occurs, and which is the most frequent.
+
+    All words stand in one row (see :mod:`llmbook.tokenizer.joining`).
+    Tokens are numbered here: the bytes, then one for each merge.
 
     Args:
         pieces: pre-tokens with their counts.
     """
 
     def __init__(self, pieces: Mapping[bytes, int]) -> None:
-        self.words = [as_single_bytes(piece) for piece in pieces]
-        self.word_counts = list(pieces.values())
-        self.counts = count_pairs(self.words, self.word_counts)
-        self.places: dict[Pair, set[int]] = defaultdict(set)
-        for place, word in enumerate(self.words):
-            for pair in pairwise(word):
-                self.places[pair].add(place)
-        self.queue = [queue_entry(*item) for item in self.counts.items()]
+        self.vocabulary = [bytes([value]) for value in range(256)]
+        self.sort_keys = [mirror(token) for token in self.vocabulary]
+        self.row = in_a_row(pieces)
+        self.weights = [0]  # for each place, how often its word occurs
+        for piece, count in pieces.items():
+            self.weights += [count] * len(piece) + [0]
+        self.places = find_pairs(self.row)
+        self.counts: Counter[Ids] = Counter()
+        for pair, places in self.places.items():
+            self.counts[pair] = self._weigh(places)
+        self.queue = [self._queue_entry(pair) for pair in self.counts]
         heapq.heapify(self.queue)
 
-    def best(self) -> Pair | None:
+    def best(self) -> Ids | None:
         """The most frequent pair, the greatest among equals; None: no pair.
 
-        A count that changed left its old entry in the queue; such entries
-        are thrown away here.
+        A count can only fall once its pair is in the queue. An entry whose
+        count is out of date gets its place by the new one here.
         """
         while self.queue:
             negative_count, _, _, pair = self.queue[0]
-            if self.counts.get(pair) == -negative_count:
+            count = self.counts.get(pair, 0)
+            if count == 0:
+                heapq.heappop(self.queue)
+                self.places.pop(pair, None)
+                self.counts.pop(pair, None)
+            elif count == -negative_count:
                 return pair
-            heapq.heappop(self.queue)
+            else:
+                heapq.heapreplace(self.queue, self._queue_entry(pair))
         return None
 
-    def apply(self, pair: Pair) -> None:
-        """Merge ``pair`` where it occurs and recount those words only."""
-        changes: Counter[Pair] = Counter()
-        for place in self.places.pop(pair):
-            before = self.words[place]
-            after = merge(before, pair)
-            for old in pairwise(before):
-                changes[old] -= self.word_counts[place]
-            for new in pairwise(after):
-                changes[new] += self.word_counts[place]
-                self.places[new].add(place)
-            self.words[place] = after
-        for changed, difference in changes.items():
-            if difference:
-                self._update(changed, self.counts[changed] + difference)
+    def apply(self, pair: Ids) -> Pair:
+        """Join ``pair`` where it occurs, and count its neighbours anew."""
+        left, right = pair
+        parts = self.vocabulary[left], self.vocabulary[right]
+        new = len(self.vocabulary)
+        self.vocabulary.append(parts[0] + parts[1])
+        self.sort_keys.append(mirror(parts[0] + parts[1]))
+        sizes = len(parts[0]), len(parts[1])
+        before, behind = join(
+            self.row, self.places.pop(pair), pair, sizes, new
+        )
+        for token, places in before.items():
+            self._replace((token, left), (token, new), places)
+        for token, places in behind.items():
+            self._replace((right, token), (new, token), places)
+        del self.counts[pair]
+        return parts
 
-    def _update(self, pair: Pair, count: int) -> None:
-        if count:
-            self.counts[pair] = count
-            heapq.heappush(self.queue, queue_entry(pair, count))
-        else:
-            del self.counts[pair]
-            self.places.pop(pair, None)
+    def _replace(self, old: Ids, new: Ids, places: list[int]) -> None:
+        """At ``places``, the pair ``old`` has become ``new``."""
+        count = self._weigh(places)
+        self.counts[old] -= count
+        self.counts[new] += count
+        self.places[new] = places
+        heapq.heappush(self.queue, self._queue_entry(new))
+
+    def _weigh(self, places: list[int]) -> int:
+        return sum(map(self.weights.__getitem__, places))
+
+    def _queue_entry(self, pair: Ids) -> tuple[int, str, str, Ids]:
+        """What the heap compares: the count, then the pair, greatest first."""
+        left, right = pair
+        keys = self.sort_keys
+        return -self.counts[pair], keys[left], keys[right], pair
 
 
 def learn_merges(
@@ -235,6 +236,5 @@ def learn_merges(
         best = index.best()
         if best is None:
             break
-        index.apply(best)
-        merges.append(best)
+        merges.append(index.apply(best))
     return merges
