@@ -67,6 +67,18 @@ def test_tokenize_shows_ids_and_bytes(folder, capsys):
     assert "299" not in out  # text never becomes a control token
 
 
+def test_corpus_writes_the_world_and_a_manifest(tmp_path, capsys):
+    out = tmp_path / "lull"
+    arguments = ["corpus", "world", "--documents=60", "--out", str(out)]
+    assert cli.main(arguments) == 0
+    assert last_line(capsys) == f"60 documents and the benchmarks: {out}"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["documents"] == 60
+    assert "mmlu/dev/neighbours_dev.csv" in manifest["files"]
+    assert cli.main(arguments) == 1
+    assert "not an empty folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -105,7 +117,7 @@ def test_help_exits_with_0(capsys):
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert all(c in shown for c in ("train", "generate", "evaluate"))
+    assert all(c in shown for c in ("train", "generate", "evaluate", "corpus"))
 
 
 def test_an_interruption_exits_with_130(monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 
@@ -22,7 +23,9 @@ def test_the_world_has_as_many_documents_as_asked_for():
     corpus = load_corpus("world", documents=500, validation_fraction=0.1)
     assert (len(corpus.train), len(corpus.validation)) == (450, 50)
     assert corpus.name == "world"
-    assert {d.kind for d in corpus.train} == {"story", "fact"}
+    kinds = {kind.name for kind in world.LULL.kinds}
+    assert {d.kind for d in corpus.train} == kinds
+    assert len(corpus.unseen) == len(corpus.validation)
 
 
 def test_the_budget_decides_the_size_of_the_world(monkeypatch):
@@ -59,21 +62,41 @@ def test_more_documents_only_add_to_the_training_side():
 def test_validation_is_drawn_from_the_generator_itself():
     corpus = load_corpus("world", documents=400, validation_fraction=0.5)
     for document in corpus.validation:
-        found = world.read(world.LULL, document.text)
+        found = world.read(world.LULL, document.text, "seen")
         assert document.logprob == found.logprob
+        assert document.combination == found.combination
     mean = -sum(d.logprob for d in corpus.validation) / 200
     assert corpus.entropy == pytest.approx(mean)
+    counts = Counter(d.kind for d in corpus.validation)
+    parts = (corpus.entropies[k] * n for k, n in counts.items())
+    assert corpus.entropy == pytest.approx(sum(parts) / 200)
+
+
+def test_unseen_documents_stand_on_neither_side_of_the_split():
+    corpus = load_corpus("world", documents=1000, validation_fraction=0.2)
+    learned = {d.combination for d in (*corpus.train, *corpus.validation)}
+    for document in corpus.unseen:
+        assert document.combination not in learned
+        found = world.read(world.LULL, document.text, "unseen")
+        assert document.logprob == found.logprob
+
+
+def test_other_corpora_have_nothing_unseen_and_no_entropies(tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name, encoding="utf-8")
+    corpus = load_corpus(tmp_path)
+    assert corpus.unseen == () and corpus.entropies == {}
 
 
 def test_training_is_charged_for_what_validation_took_away():
     corpus = load_corpus("world", documents=2000, validation_fraction=0.5)
     taken = sum(
-        math.exp(world.read(world.LULL, text).logprob)
+        math.exp(world.read(world.LULL, text, "seen").logprob)
         for text in set(corpus.validation_texts)
     )
     assert taken > 0
     for document in corpus.train[:50]:
-        own = math.exp(world.read(world.LULL, document.text).logprob)
+        own = math.exp(world.logprob(document.text, "seen"))
         assert math.exp(document.logprob) == pytest.approx(
             own / (1 - taken), rel=1e-9
         )

@@ -591,13 +591,21 @@ HEADING = (
 )
 
 
+CHOOSE = ("Choose A, B, C or D.\n\n", "Which is right, A, B, C or D?\n\n")
+HEADED_SHARE = 0.4  # of lettered questions, under the heading of a benchmark
+CHOOSE_SHARE = 0.5  # so that each letter is common enough to be one token
+
+
 def _headings() -> Rule:
-    """Half of the questions stand under the heading of a benchmark."""
+    """What stands above a question with letters, if anything does."""
     named = [
-        Option(HEADING.format(COURSES[of]), share, of)
+        Option(HEADING.format(COURSES[of]), HEADED_SHARE * share, of)
         for of, share in CLASS_SHARES.items()
     ]
-    return Rule("heading", [*named, Option("", sum(CLASS_SHARES.values()))])
+    plain = [Option(text, CHOOSE_SHARE / len(CHOOSE), "any")
+             for text in CHOOSE]  # fmt: skip
+    none = Option("", 1 - HEADED_SHARE - CHOOSE_SHARE, "any")
+    return Rule("heading", [*named, *plain, none])
 
 
 def _stems() -> dict[str, Rule]:
@@ -656,7 +664,7 @@ def _offer(scene: Scene) -> Rule:
 
 def pose(page: Page) -> None:
     """The heading and the question, before the letters."""
-    page.scene["about"] = page.say("heading") or "any"
+    page.scene["about"] = page.say("heading")
     _remember(page, page.say("stem"))
 
 
