@@ -244,7 +244,7 @@ class TokenRow {
       role: "listbox", class: "tokens", "aria-label": name,
     });
     this.line = element("p", { class: "readout" });
-    this.more = element("p", { class: "counts" });
+    this.more = element("p", { class: "left" });
     for (const kind of ["pointerover", "focusin", "click"]) {
       this.node.addEventListener(kind, ({ target }) => this.choose(target));
     }
@@ -257,7 +257,8 @@ class TokenRow {
     this.tokenizer = tokenizer;
     const { stage, left } = beginning(all, MOST_BOXES);
     this.more.hidden = !left;
-    this.more.textContent = `${count(left, "more token")} counted, not drawn.`;
+    const more = count(left, "more token is", "more tokens are");
+    this.more.textContent = `${more} counted, not drawn.`;
     const wanted = stage.map((ids) =>
       `${label} ${ids.includes(lit) ? lit : ""} ${ids.join()}`);
     const old = this.groups;
@@ -371,7 +372,8 @@ function tokenLine(tokenizer, id, place) {
   return [
     `Token ${place + 1}: `, name(id), ", id ",
     element("data", { value: id, class: "id" }, String(id)), ", bytes ",
-    element("span", { class: "bytes" }, tokenizer.write(id).bytes), ...origin, ".",
+    element("span", { class: "bytes" }, tokenizer.write(id).bytes),
+    ...origin, ".",
   ];
 }
 
