@@ -1,4 +1,8 @@
-"""What everybody in Lull knows: people, places, and what things are for."""
+"""What everybody in Lull knows: people, places, and what things are for.
+
+Unlike in the stories, nobody is more common here than anybody else: what is
+known of the last villager is told as often as what is known of the first.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +61,17 @@ STATED = {
 }
 OPENINGS = {
     "about": [
-        Option("Ask anyone in Lull about <A=person>.", 1, "person"),
-        Option("Everybody in Lull knows <A=person>.", 1, "person"),
-        Option("Here is what they say about <A=person>.", 1, "person"),
-        Option("The <P=place> is worth a visit.", 1, "place"),
-        Option("Strangers often ask the way to the <P=place>.", 1, "place"),
-        Option("No map of Lull leaves out the <P=place>.", 1, "place"),
-        Option("How do you <wish=wish>?", 1, "wish"),
-        Option("To <wish=wish> is not as hard as it sounds.", 1, "wish"),
+        Option("Ask anyone in Lull about <A=who>.", 1, "person"),
+        Option("Everybody in Lull knows <A=who>.", 1, "person"),
+        Option("Here is what they say about <A=who>.", 1, "person"),
+        Option("If you meet <A=who>, you should know this.", 1, "person"),
+        Option("The <P=where> is worth a visit.", 1, "place"),
+        Option("Every child can draw the <P=where>.", 1, "place"),
+        Option("Strangers often ask the way to the <P=where>.", 1, "place"),
+        Option("No map of Lull leaves out the <P=where>.", 1, "place"),
+        Option("How do you <wish=what>?", 1, "wish"),
+        Option("Not everybody wants to <wish=what>, but some do.", 1, "wish"),
+        Option("To <wish=what> is not as hard as it sounds.", 1, "wish"),
     ],
     "tool-for": [
         "You need <thing=a-tool> for it.",
@@ -84,9 +91,11 @@ OPENINGS = {
         "So says the <beast=beast>, at least.",
         "It has always been so.",
         "Even the <beast=beast> knows that.",
+        "Now you know it too.",
+        "Ask again tomorrow, and you will hear the same.",
     ],
 }
-_FEWEST = 2  # facts in a document about a person or a place
+_FEWEST = 3  # facts in a document about a person or a place
 _CLOSE_WEIGHT = 1.5  # against 1 for each fact still to be told
 
 

@@ -518,27 +518,25 @@ REPLIES = {
 
 
 def _subject(of: str, name: str) -> Rule:
-    return lexicon.ranked(
+    """Draws whom or what it is about, all of them equally often."""
+    return Rule(
         name, [Option(text, sets=known) for text, known in KNOWN[of].items()]
     )
 
 
 def _backward(of: str, attribute: str, name: str) -> Rule:
     """Draws whom it is about, and writes what is known of them."""
-    options = [
-        Option(known[attribute], sets=known) for known in KNOWN[of].values()
-    ]
-    return lexicon.ranked(name, options)
+    return Rule(
+        name,
+        [Option(known[attribute], sets=known) for known in KNOWN[of].values()],
+    )
 
 
 def _by_tools() -> Rule:
     options = []
     for option in _subject("wish", "wish").options:
-        tools = lexicon.WISHES[option.template][-1]
-        for tool in tools:
-            text = lexicon.article(tool)
-            share = option.weight / len(tools)
-            options.append(replace(option, template=text, weight=share))
+        for tool in lexicon.WISHES[option.template][-1]:
+            options.append(replace(option, template=lexicon.article(tool)))
     return Rule("by-tools", options)
 
 

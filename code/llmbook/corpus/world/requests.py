@@ -484,10 +484,8 @@ RULES = {
     },
     "another": _people_but,
     "thing": lexicon.words("thing", lexicon.TOOLS),
-    "noun": lexicon.ranked("noun", [lexicon.thing(n) for n in lexicon.TOOLS]),
-    "a-noun": lexicon.ranked(
-        "a-noun", [lexicon.a_thing(n) for n in lexicon.TOOLS]
-    ),
+    "noun": Rule("noun", [lexicon.thing(n) for n in lexicon.TOOLS]),
+    "a-noun": Rule("a-noun", [lexicon.a_thing(n) for n in lexicon.TOOLS]),
     "times": Rule("times", tuple(TIMES)),
     "mood": lexicon.words("mood", MOODS),
     "when": Rule("when", ("tomorrow", "today", "tonight", "next week")),
