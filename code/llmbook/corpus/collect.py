@@ -23,6 +23,8 @@ _CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w:.-]+)", re.I
 )
 
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
 
 @dataclass(frozen=True)
 class Rejected:
@@ -63,9 +65,7 @@ class SourceFile:
         return KINDS.get(Path(self.path.name.removesuffix(".gz")).suffix)
 
 
-def list_files(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-) -> list[SourceFile]:
+def list_files(sources: Paths) -> list[SourceFile]:
     """The files that the sources name, folders searched, in name order.
 
     Of a folder, files whose ending is not known are passed over; a file
@@ -75,16 +75,14 @@ def list_files(
         FileNotFoundError: a source is not there.
         ValueError: an unknown kind of file, no files, or two of one name.
     """
-    if isinstance(sources, (str, os.PathLike)):
-        sources = [sources]
     files: list[SourceFile] = []
-    for source in map(Path, sources):
+    for source in as_paths(sources):
         if not source.exists():
             raise FileNotFoundError(f"there is no file or folder {source}.")
         if source.is_dir():
             files += _search(source)
         else:
-            files.append(_known(SourceFile(source, source.name)))
+            files.append(_known(SourceFile(source, _printable(source.name))))
     names = Counter(file.name for file in files)
     twice = [name for name, count in names.items() if count > 1]
     if twice or not files:
@@ -97,15 +95,26 @@ def list_files(
     return files
 
 
+def as_paths(sources: Paths) -> list[Path]:
+    """One source or several as a list of paths."""
+    if isinstance(sources, (str, os.PathLike)):
+        sources = [sources]
+    return [Path(source) for source in sources]
+
+
 def _search(folder: Path) -> list[SourceFile]:
+    name = folder.resolve().name
     found = (
-        SourceFile(
-            p, f"{folder.resolve().name}/{p.relative_to(folder).as_posix()}"
-        )
+        SourceFile(p, _printable(f"{name}/{p.relative_to(folder).as_posix()}"))
         for p in folder.rglob("*")
         if p.is_file()
     )
     return sorted((f for f in found if f.kind), key=lambda f: f.name)
+
+
+def _printable(name: str) -> str:
+    """A file's name without the bytes that are no UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _known(file: SourceFile) -> SourceFile:
@@ -117,14 +126,17 @@ def _known(file: SourceFile) -> SourceFile:
     return file
 
 
-def collect(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-) -> Iterator[Source]:
+def collect(sources: Paths) -> Iterator[Source]:
     """Every document of the sources, one at a time, as bytes.
 
     A text or HTML file is one document; a JSONL file has one a line.
     """
-    for file in list_files(sources):
+    return collect_files(list_files(sources))
+
+
+def collect_files(files: Iterable[SourceFile]) -> Iterator[Source]:
+    """Every document of these files, in their order."""
+    for file in files:
         yield from read_file(file)
 
 
@@ -270,8 +282,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def missing_package(package: str, purpose: str) -> ImportError:
+def missing_package(
+    package: str, purpose: str, extra: str = "data"
+) -> ImportError:
+    """The error to raise where an optional library is not installed."""
     return ImportError(
         f"to {purpose} the package {package} is needed: "
-        'pip install "llmbook[data]".'
+        f'pip install "llmbook[{extra}]".'
     )

@@ -26,14 +26,31 @@ class Ledger:
     """
 
     def __init__(self, path: Path, banding: Banding | None) -> None:
-        self.connection = sqlite3.connect(path, isolation_level=None)
-        self.connection.execute(f"PRAGMA cache_size = {-_CACHE * 1024}")
-        self.connection.execute("BEGIN IMMEDIATE")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(
+            path, timeout=0, isolation_level=None
+        )
+        try:
+            self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.connection.execute(f"PRAGMA cache_size = {-_CACHE * 1024}")
+            self.connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.DatabaseError as error:
+            self.connection.close()
+            raise ValueError(
+                f"{path} cannot be used ({error}). If another run is at "
+                "work in this folder, wait for it or choose another folder."
+            ) from error
         self.connection.execute(
             "CREATE TABLE IF NOT EXISTS notes "
             "(name TEXT PRIMARY KEY, json TEXT)"
         )
         self.index = DuplicateIndex(self.connection, banding)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()  # forgets what was not committed
 
     def read(self, name: str, default: Any) -> Any:
         """A note, or ``default`` where there is none yet."""
@@ -48,11 +65,7 @@ class Ledger:
             [(name, json.dumps(value)) for name, value in notes.items()],
         )
         self.connection.execute("COMMIT")
-        self.connection.execute("BEGIN IMMEDIATE")
-
-    def close(self) -> None:
-        """Forget what was not committed."""
-        self.connection.close()
+        self.connection.execute("BEGIN EXCLUSIVE")
 
 
 class PartFiles:
@@ -110,3 +123,18 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}). It was changed since the "
+            "pipeline wrote it: delete the folder and run again."
+        ) from error

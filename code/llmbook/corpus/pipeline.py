@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,17 +19,34 @@ import numpy as np
 
 from . import duplicates
 from .clean import clean, content_hash
-from .collect import Rejected, Source, collect, extract, list_files, sha256_of
+from .collect import (
+    Paths,
+    Rejected,
+    Source,
+    SourceFile,
+    as_paths,
+    collect_files,
+    extract,
+    list_files,
+    sha256_of,
+)
 from .contamination import Contamination
 from .duplicates import Banding, DuplicateIndex
 from .filters import GOPHER, Rule, first_broken, wrong_language
-from .ledger import Ledger, PartFiles, write_json
+from .ledger import Ledger, PartFiles, read_json, write_json
 from .privacy import mask
 from .report import Prepared, Report
 from .shards import Tokenizer, TokenShard
 
 FORMAT, VERSION = "llmbook-text", 1
-SIDES = ("train", "validation")
+MANIFEST, LEDGER = "manifest.json", "ledger.sqlite3"
+LIBRARIES = (
+    "charset-normalizer",
+    "phonenumbers",
+    "py3langid",
+    "rensa",
+    "resiliparse",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,8 @@ class PipelineConfig:
         """All of it as JSON, the rules by name and bounds."""
         plain = asdict(self) | {"languages": list(self.languages)}
         plain["rules"] = [
-            [rule.name, str(rule.least), str(rule.most)] for rule in self.rules
+            [rule.name, rule.source, str(rule.least), str(rule.most)]
+            for rule in self.rules
         ]
         return plain
 
@@ -167,15 +188,45 @@ def duplicate(
     return None
 
 
+def write_part(
+    folder: Path,
+    number: int,
+    documents: Iterator[Prepared],
+    judge: Callable[[Prepared], Rejected | None],
+    config: PipelineConfig,
+    report: Report,
+) -> dict[str, Any] | None:
+    """Write the next part of the documents; None where there are no more.
+
+    A part is what ``config.part_bytes`` of input become, so where it ends
+    does not depend on what is left out.
+    """
+    read = size = 0
+    with PartFiles(folder, number) as files:
+        for document in documents:
+            rejected = document.rejected or judge(document)
+            report.count(document, rejected)
+            if rejected is None:
+                fraction, seed = config.validation_fraction, config.seed
+                side = side_of(document.content, fraction, seed)
+                files.write(side, document)
+                report.keep(document, side)
+            read += 1
+            size += document.size
+            if size >= config.part_bytes:
+                break
+    return {"documents": read, "files": files.written} if read else None
+
+
 # --- the run ---------------------------------------------------------------
 
 
 def run_pipeline(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    sources: Paths,
     out: str | os.PathLike[str],
     config: PipelineConfig | None = None,
     *,
-    benchmarks: dict[str, str] | None = None,
+    benchmarks: Mapping[str, str] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Report:
     """Turn files into cleaned text, split, and with a tokenizer into ids.
@@ -194,29 +245,41 @@ def run_pipeline(
 
     Raises:
         FileNotFoundError: a source is missing.
-        ValueError: no files, or ``out`` holds a run with other sources,
+        ValueError: no documents, or ``out`` holds a run with other sources,
             another configuration or another tokenizer.
     """
     out, config = Path(out), config or PipelineConfig()
-    benchmarks = benchmarks or {}
-    described = describe_run(sources, config, benchmarks)
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = read_manifest(out, described)
+    files = files_apart_from(out, sources)
+    described = describe_run(files, config, benchmarks or {})
+    manifest = finished(out, described)
     if manifest is None:
-        contamination = Contamination(benchmarks)
-        manifest = write_texts(sources, out, config, contamination, described)
-    if tokenizer is not None:
-        write_tokens(out, manifest, tokenizer)
+        contamination = Contamination(benchmarks or {})
+        manifest = write_texts(files, out, config, contamination, described)
+    if tokenizer is not None and needs_tokens(out, manifest, tokenizer):
+        shards = [write_shard(f, out, tokenizer) for f in manifest["text"]]
+        record_tokens(out, manifest, tokenizer, shards)
     return Report.from_dict(manifest["report"])
 
 
+def files_apart_from(out: Path, sources: Paths) -> list[SourceFile]:
+    """The source files; ``out`` must not lie among them."""
+    sources = as_paths(sources)
+    for source in sources:
+        if out.resolve().is_relative_to(source.resolve()):
+            raise ValueError(
+                f"{out} lies inside the source {source}, and what is written "
+                "there would be read next time. Choose a folder beside it."
+            )
+    return list_files(sources)
+
+
 def describe_run(
-    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    files: Sequence[SourceFile],
     config: PipelineConfig,
-    benchmarks: dict[str, str],
+    benchmarks: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that decides what a run writes: files, configuration, items."""
-    digest = hashlib.sha256(json.dumps(benchmarks).encode())
+    """All that decides what a run writes: files, settings, libraries."""
+    items = json.dumps(list(benchmarks.items())).encode()
     return {
         "sources": [
             {
@@ -224,27 +287,42 @@ def describe_run(
                 "bytes": file.path.stat().st_size,
                 "sha256": sha256_of(file.path),
             }
-            for file in list_files(sources)
+            for file in files
         ],
         "config": config.describe(),
-        "benchmarks": digest.hexdigest(),
+        "benchmarks": hashlib.sha256(items).hexdigest(),
+        "libraries": versions(),
     }
 
 
-def read_manifest(out: Path, described: dict[str, Any]) -> dict | None:
-    """The manifest of a finished run; None where there is none."""
-    path = out / "manifest.json"
+def versions() -> dict[str, str]:
+    """The libraries that decide about documents, as they are installed."""
+    found = {"unicode": unicodedata.unidata_version}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def finished(out: Path, described: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a finished run; None where there is none.
+
+    The libraries may be newer by now: they have done their work.
+    """
+    path = out / MANIFEST
     if not path.exists():
         return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    check_same(out, manifest, described)
+    manifest = read_json(path)
+    check_same(out, manifest, described, ("sources", "config", "benchmarks"))
     return manifest
 
 
-def check_same(out: Path, before: dict, now: dict[str, Any]) -> None:
+def check_same(
+    out: Path, before: Any, now: dict[str, Any], parts: Iterable[str]
+) -> None:
     """Refuse to go on with what was begun differently."""
-    for part, value in now.items():
-        if before.get(part) != value:
+    for part in parts:
+        if not isinstance(before, dict) or before.get(part) != now[part]:
             raise ValueError(
                 f"{out} holds a run with other {part} than asked for now. "
                 "Choose another folder, or delete this one to begin again."
@@ -252,94 +330,101 @@ def check_same(out: Path, before: dict, now: dict[str, Any]) -> None:
 
 
 def write_texts(
-    sources: Any,
+    files: Sequence[SourceFile],
     out: Path,
     config: PipelineConfig,
     contamination: Contamination,
     described: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write the texts part by part, then the manifest."""
-    ledger = Ledger(out / "ledger.sqlite3", config.near_duplicates)
-    try:
-        check_same(out, ledger.read("run", described), described)
-        ledger.commit(run=described)
+    """Write the texts part by part, as far as it was not done before."""
+    with Ledger(out / LEDGER, config.near_duplicates) as ledger:
+        check_same(out, ledger.read("run", described), described, described)
         parts = ledger.read("parts", [])
-        done = sum(part["documents"] for part in parts)
         report = Report.from_dict(ledger.read("report", Report().to_dict()))
-        documents = islice(collect(sources), done, None)
-        prepared = (prepare(d, config, contamination) for d in documents)
+        done = sum(part["documents"] for part in parts)
+        sources = islice(collect_files(files), done, None)
+        documents = (prepare(s, config, contamination) for s in sources)
+
+        def judge(document: Prepared) -> Rejected | None:
+            return duplicate(document, ledger.index, config)
+
         while part := write_part(
-            out, len(parts), prepared, ledger.index, config, report
+            out / "text", len(parts), documents, judge, config, report
         ):
             parts.append(part)
-            ledger.commit(parts=parts, report=report.to_dict())
-    finally:
-        ledger.close()
-    files = [file for part in parts for file in part["files"]]
+            ledger.commit(run=described, parts=parts, report=report.to_dict())
+        manifest = record_texts(out, described, report, parts)
+    (out / LEDGER).unlink()
+    return manifest
+
+
+def record_texts(
+    out: Path,
+    described: dict[str, Any],
+    report: Report,
+    parts: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Write the manifest: from now on the run counts as finished."""
+    if not parts:
+        raise ValueError(
+            f"the {len(described['sources'])} source files hold no "
+            "documents; expected at least one that is not blank."
+        )
     manifest = {
         "format": FORMAT,
         "version": VERSION,
         **described,
         "report": report.to_dict(),
-        "text": files,
+        "text": [file for part in parts for file in part["files"]],
     }
-    write_json(out / "manifest.json", manifest)
-    (out / "ledger.sqlite3").unlink()
+    write_json(out / MANIFEST, manifest)
     return manifest
 
 
-def write_part(
-    out: Path,
-    number: int,
-    prepared: Iterator[Prepared],
-    index: DuplicateIndex,
-    config: PipelineConfig,
-    report: Report,
-) -> dict[str, Any] | None:
-    """Write the next part of the documents; None where there are no more."""
-    read = size = 0
-    with PartFiles(out / "text", number) as files:
-        for document in prepared:
-            rejected = document.rejected or duplicate(document, index, config)
-            report.count(document, rejected)
-            if rejected is None:
-                fraction, seed = config.validation_fraction, config.seed
-                side = side_of(document.content, fraction, seed)
-                files.write(side, document)
-                report.keep(document, side)
-            read += 1
-            size += document.size
-            if size >= config.part_bytes:
-                break
-    return {"documents": read, "files": files.written} if read else None
+# --- ids -------------------------------------------------------------------
 
 
-def write_tokens(
+def needs_tokens(
     out: Path, manifest: dict[str, Any], tokenizer: Tokenizer
-) -> None:
-    """One token shard beside each file of texts, and their record."""
-    mine = tokenizer.fingerprint()
-    if manifest.get("tokenizer", mine) != mine:
+) -> bool:
+    """Whether the texts still have to be encoded."""
+    mine, there = tokenizer.fingerprint(), manifest.get("tokenizer")
+    if there not in (None, mine):
         raise ValueError(
-            f"{out} holds the ids of another tokenizer "
-            f"({manifest['tokenizer']}, not {mine}). Choose another folder."
+            f"{out} holds the ids of another tokenizer ({there}, and this "
+            f"one is {mine}). Choose another folder."
         )
-    if manifest.get("tokens"):
-        return
-    shards = []
-    for file in manifest["text"]:
-        path = out / "tokens" / Path(file["file"]).stem
+    return there is None
+
+
+def write_shard(
+    file: dict[str, Any], out: Path, tokenizer: Tokenizer
+) -> dict[str, Any]:
+    """Encode one file of texts into a shard, unless it is there already."""
+    path = out / "tokens" / Path(file["file"]).stem
+    try:
+        shard = TokenShard.open(path)
+    except (FileNotFoundError, ValueError):
+        shard = None
+    if shard is None or shard.manifest["tokenizer"] != tokenizer.fingerprint():
         texts = read_texts(out / file["file"])
         shard = TokenShard.write(path, texts, tokenizer)
-        shards.append(
-            {
-                "side": file["side"],
-                "file": f"tokens/{path.name}",
-                **shard.manifest,
-            }
-        )
-    manifest |= {"tokenizer": mine, "tokens": shards}
-    write_json(out / "manifest.json", manifest)
+    name = f"tokens/{path.name}.tokens"
+    return {"file": name, "side": file["side"], **shard.manifest}
+
+
+def record_tokens(
+    out: Path,
+    manifest: dict[str, Any],
+    tokenizer: Tokenizer,
+    shards: list[dict[str, Any]],
+) -> None:
+    """Put the shards on record in the manifest."""
+    manifest |= {"tokenizer": tokenizer.fingerprint(), "tokens": shards}
+    write_json(out / MANIFEST, manifest)
+
+
+# --- what a run has written ------------------------------------------------
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -354,7 +439,7 @@ def texts_of(
 ) -> Iterator[str]:
     """All texts of one side, in order, from a finished run's folder."""
     out = Path(out)
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(out / MANIFEST)
     for file in manifest["text"]:
         if file["side"] == side:
             yield from read_texts(out / file["file"])
@@ -363,7 +448,7 @@ def texts_of(
 def tokens_of(out: str | os.PathLike[str], side: str = "train") -> np.ndarray:
     """All ids of one side in one row, shape (N,)."""
     out = Path(out)
-    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(out / MANIFEST)
     shards = [
         TokenShard.open(out / shard["file"]).tokens
         for shard in manifest.get("tokens", [])
