@@ -98,7 +98,7 @@ PERSON = {
         (
             (
                 "Nobody in Lull is as <mood> as {A}.",
-                "{A} once gave the last <food=food> to a hungry "
+                "{A} once gave the last of the <food=food> to a hungry "
                 "<beast=beast>.",
                 "When {A} came past, the whole <hour=hour> grew warmer.",
                 "Whoever is sad should go to {A.home} and ask for {A}.",
