@@ -342,15 +342,19 @@ register(
 # --- 2.5 ----------------------------------------------------------------
 
 
-def bits_per_byte(loss: float, n_tokens: int, n_bytes: int) -> float:
-    """A loss in nats a token as bits a byte of the text."""
-    return loss * n_tokens / n_bytes / math.log(2)
+def bits_per_byte(
+    loss: float, n_tokens: int, n_bytes: int, lost: int = 0
+) -> float:
+    """A loss in nats a token as bits a byte; lost bytes are paid for."""
+    bits = loss * n_tokens / math.log(2)
+    return (bits + 8 * lost) / n_bytes
 
 
-def _check_bits(answer: Callable[[float, int, int], float]) -> str | None:
-    loss, n_tokens, n_bytes = 2.0, 300, 1200
-    right = bits_per_byte(loss, n_tokens, n_bytes)
-    messages = [
+def _bits_mistakes(
+    loss: float, n_tokens: int, n_bytes: int
+) -> list[tuple[float, str]]:
+    """What each classic mistake returns, with what to say to it."""
+    return [
         (
             loss * n_tokens / n_bytes,
             "These are nats a byte. Divide by ln 2 to have bits.",
@@ -371,13 +375,41 @@ def _check_bits(answer: Callable[[float, int, int], float]) -> str | None:
             "in bits must be the greater one.",
         ),
     ]
+
+
+def _check_bits(answer: Callable[..., float]) -> str | None:
+    loss, n_tokens, n_bytes, lost = 2.0, 300, 1200, 90
     found = answer(loss, n_tokens, n_bytes)
-    for value, message in messages:
+    for value, message in _bits_mistakes(loss, n_tokens, n_bytes):
         if math.isclose(found, value, rel_tol=1e-6):
             return message
+    right = bits_per_byte(loss, n_tokens, n_bytes)
     if not math.isclose(found, right, rel_tol=1e-6):
         return f"With loss 2, 300 tokens and 1200 bytes I expect {right:.4f}."
+    holed = answer(loss, n_tokens, n_bytes, lost)
+    if math.isclose(holed, found, rel_tol=1e-6):
+        return (
+            "The holes cost nothing, and a tokenizer that knows no word at "
+            "all would win. Charge 8 bits for each lost byte."
+        )
+    if math.isclose(holed, loss * n_tokens / (n_bytes - lost) / math.log(2)):
+        return (
+            "You left the lost bytes out of the text. They are a part of it; "
+            "share the bill among all bytes, and add theirs to it."
+        )
+    expected = bits_per_byte(loss, n_tokens, n_bytes, lost)
+    if not math.isclose(holed, expected, rel_tol=1e-6):
+        return (
+            f"Without holes it is right. With 90 lost bytes I expect "
+            f"{expected:.4f}: 8 bits each, before sharing among the bytes."
+        )
     return None
+
+
+def _holes_left_out(
+    loss: float, n_tokens: int, n_bytes: int, lost: int = 0
+) -> float:
+    return bits_per_byte(loss, n_tokens, n_bytes - lost)
 
 
 register(
@@ -387,14 +419,19 @@ register(
         _check_bits,
         bits_per_byte,
         {
-            "nats a byte": lambda x, t, b: x * t / b,
-            "bits a token": lambda x, t, b: x / math.log(2),
-            "upside down": lambda x, t, b: x * b / t / math.log(2),
-            "times ln 2": lambda x, t, b: x * t / b * math.log(2),
+            "nats a byte": lambda x, t, b, lost=0: x * t / b,
+            "bits a token": lambda x, t, b, lost=0: x / math.log(2),
+            "upside down": lambda x, t, b, lost=0: x * b / t / math.log(2),
+            "times ln 2": lambda x, t, b, lost=0: x * t / b * math.log(2),
+            "holes are free": lambda x, t, b, lost=0: bits_per_byte(x, t, b),
+            "holes left out": _holes_left_out,
+            "holes not shared": lambda x, t, b, lost=0: (
+                bits_per_byte(x, t, b) + 8 * lost
+            ),
         },
         praise=(
-            "Right. The bytes of a text do not depend on the tokenizer, so "
-            "this number can be compared."
+            "Right. With every word unknown the loss is nearly 0 and the "
+            "bill nearly 8 bits a byte: the holes do not pay any more."
         ),
     )
 )
@@ -465,5 +502,108 @@ register(
             "only what is new": lambda p: [t for t in stream_text(p) if t],
         },
         praise="Right. Every chat window that streams an answer does this.",
+    )
+)
+
+
+# --- 2.7 ----------------------------------------------------------------
+
+
+def word_probability(word: str, p: Mapping[str, float]) -> float:
+    """The probability of ``word`` over all its cuts into pieces of ``p``."""
+    total = [1.0]  # for each beginning of the word
+    for end in range(1, len(word) + 1):
+        pieces = [(start, word[start:end]) for start in range(end)]
+        total.append(sum(total[s] * p.get(piece, 0.0) for s, piece in pieces))
+    return total[-1]
+
+
+def _best_cut_only(word: str, p: Mapping[str, float]) -> float:
+    best = [1.0]
+    for end in range(1, len(word) + 1):
+        pieces = [(start, word[start:end]) for start in range(end)]
+        best.append(max(best[s] * p.get(piece, 0.0) for s, piece in pieces))
+    return best[-1]
+
+
+def _count_of_cuts(word: str, p: Mapping[str, float]) -> float:
+    return word_probability(word, dict.fromkeys(p, 1.0))
+
+
+def _added_along(word: str, p: Mapping[str, float]) -> float:
+    """Adds the pieces of each cut where it should multiply."""
+    if not word:
+        return 0.0
+    found = 0.0
+    for size in range(1, len(word) + 1):
+        if word[:size] in p:
+            found += p[word[:size]] + _added_along(word[size:], p)
+    return found
+
+
+def _one_step_back(word: str, p: Mapping[str, float]) -> float:
+    return math.prod(p.get(letter, 0.0) for letter in word)
+
+
+PIECES = {"k": 0.1, "i": 0.1, "t": 0.1, "e": 0.1, "kit": 0.4, "it": 0.2}
+PIECES_OF_E = {"e": 0.5, "ee": 0.25}
+
+
+def _check_probability(
+    answer: Callable[[str, Mapping[str, float]], float],
+) -> str | None:
+    found = answer("kite", PIECES)
+    messages = [
+        (
+            _best_cut_only,
+            "This is the probability of the best cut alone. The word may "
+            "come about by any of its cuts: add, where best_cut compares.",
+        ),
+        (
+            _count_of_cuts,
+            "You counted the cuts. Each counts with its probability.",
+        ),
+        (
+            _added_along,
+            "Along a cut the pieces come one after the other, so their "
+            "probabilities are multiplied; only different cuts are added.",
+        ),
+        (
+            _one_step_back,
+            "Only the cut into single letters is in it. The last piece may "
+            "be longer: go over every start, not the one before alone.",
+        ),
+    ]
+    for mistake, message in messages:
+        if math.isclose(found, mistake("kite", PIECES), rel_tol=1e-6):
+            return message
+    right = word_probability("kite", PIECES)
+    if not math.isclose(found, right, rel_tol=1e-6):
+        return f"kite should have probability {right:.4f} with {PIECES}."
+    if answer("kit", {"k": 0.5, "i": 0.5}) != 0:
+        return "A word that no cut reaches has probability 0."
+    word = "e" * 200  # more cuts than can be listed
+    right = word_probability(word, PIECES_OF_E)
+    if not math.isclose(answer(word, PIECES_OF_E), right, rel_tol=1e-6):
+        return "It goes wrong on a long word, of 200 letters."
+    return None
+
+
+register(
+    Exercise(
+        "2.7",
+        "From the best cut to all of them",
+        _check_probability,
+        word_probability,
+        {
+            "best cut only": _best_cut_only,
+            "counts cuts": _count_of_cuts,
+            "adds along a cut": _added_along,
+            "single letters": _one_step_back,
+        },
+        praise=(
+            "Right: with max it is Viterbi, with a sum the forward pass. "
+            "Trainers add a backward one and have every expected count."
+        ),
     )
 )
