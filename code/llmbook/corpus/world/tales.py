@@ -856,7 +856,10 @@ _LAST = {
 
 
 def story_combination(scene: Scene) -> tuple[str, str]:
-    """Who wishes for what."""
+    """Who wishes for what: the hero of the story, that is.
+
+    Somebody else may share the wish in passing, held or not.
+    """
     return scene["A"], scene["wish"]
 
 
