@@ -7,11 +7,12 @@ import json
 import sys
 
 import pytest
-from test_corpus_pipeline import Bytes, contents, prose, write_jsonl
+from test_corpus_pipeline import contents, prose, write_jsonl
 
 from llmbook.corpus import distributed
 from llmbook.corpus.collect import Source
 from llmbook.corpus.pipeline import PipelineConfig, prepare, run_pipeline
+from llmbook.tokenizer import BPETokenizer
 
 
 def corpus(folder):
@@ -38,7 +39,10 @@ def test_ray_writes_the_same_bytes_as_one_machine(tmp_path):
     config = PipelineConfig(part_bytes=5000, validation_fraction=0.3)
     asked = {"quiz/1": prose(20)}
     here, there = tmp_path / "here", tmp_path / "there"
-    more = {"benchmarks": asked, "tokenizer": Bytes()}
+    more = {
+        "benchmarks": asked,
+        "tokenizer": BPETokenizer.train([prose(0)], 300),
+    }
     report = run_pipeline(source, here, config, **more)
     assert distributed.run_on_ray(source, there, config, **more) == report
     assert contents(there) == contents(here)

@@ -17,11 +17,20 @@ from typing import BinaryIO
 
 KINDS = {".txt": "text", ".html": "html", ".htm": "html", ".jsonl": "json"}
 LARGEST = 64 << 20  # bytes of one document; nothing larger is held
+DEEPEST = 512  # nested tags; browsers draw the line there, and the time
+# that a page takes to read grows with the square of its depth
 _BLOCK = 1 << 20  # bytes read at a time
 _PRESCAN = 1024  # bytes in which HTML (4.2.5.4) wants its charset declared
 _CHARSET = re.compile(
     rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w:.-]+)", re.I
 )
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*?(/?)>")
+# Elements without an end, or with one that may be left out.
+_NEVER_NESTED = frozenset(
+    ("area", "base", "br", "col", "embed", "hr", "img", "input", "link",
+     "meta", "source", "track", "wbr", "p", "li", "dt", "dd", "td", "th",
+     "tr", "tbody", "thead", "tfoot", "option")
+)  # fmt: skip
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -237,14 +246,28 @@ def declared_encoding(data: bytes) -> str:
     """
     found = _CHARSET.search(data[:_PRESCAN])
     try:
-        return (
-            codecs.lookup(found[1].decode("ascii")).name if found else "utf-8"
-        )
+        name = found[1].decode("ascii") if found else "utf-8"
+        b"a".decode(name)  # "hex" is a codec too, and none of text
+        return codecs.lookup(name).name
     except (LookupError, UnicodeDecodeError):
         return "utf-8"
 
 
-def main_text(html: str) -> str:
+def depth(html: str) -> int:
+    """How deep the tags of a page are nested, about.
+
+    >>> depth("<div><p>One<br><p>Two<b>three</b></div>")
+    2
+    """
+    now = deepest = 0
+    for closing, name, closed in _TAG.findall(html):
+        if not closed and name.lower() not in _NEVER_NESTED:
+            now = max(0, now + (-1 if closing else 1))
+            deepest = max(deepest, now)
+    return deepest
+
+
+def main_text(html: str) -> str | Rejected:
     """What a page says, without menus, footers, scripts and markup.
 
     Source: the rules of Resiliparse (Bevendorff et al. 2018), which
@@ -254,6 +277,8 @@ def main_text(html: str) -> str:
         from resiliparse.extract.html2text import extract_plain_text
     except ImportError as error:
         raise missing_package("resiliparse", "read HTML") from error
+    if (deep := depth(html)) > DEEPEST:
+        return Rejected("unreadable", f"tags nested {deep} deep")
     return extract_plain_text(html, main_content=True, alt_texts=False)
 
 

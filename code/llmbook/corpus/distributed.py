@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,7 +77,7 @@ def run_on_ray(
             if manifest is None:
                 contamination = Contamination(benchmarks or {})
                 rows = prepared_rows(data, files, config, contamination)
-                manifest = write_texts(rows, out, config, described)
+                manifest = write_texts(rows, out, config, described, workers)
             if encode:
                 shards = encoded_files(data, manifest["text"], out, tokenizer)
                 record_tokens(out, manifest, tokenizer, shards)
@@ -87,6 +88,7 @@ def run_on_ray(
 def engine(workers: int) -> Iterator[Any]:
     """Ray Data, in order and in silence, on a cluster that is there or new."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         import ray
         import ray.data as data
@@ -187,21 +189,26 @@ def from_row(row: dict[str, Any]) -> Prepared:
     )
 
 
-def crowded_keys(rows: Any) -> set[int]:
+def crowded_keys(rows: Any, partitions: int) -> set[int]:
     """The keys that more than one document has: a grouping over all."""
     keys = rows.select_columns(["keys"]).flat_map(
         lambda row: [{"key": key} for key in row["keys"]]
     )
-    counts = keys.groupby("key").count()
-    crowded = counts.filter(lambda row: row["count()"] > 1)
+    counts = keys.groupby("key", num_partitions=partitions).count()
+    counts = counts.rename_columns({"count()": "documents"})
+    crowded = counts.filter(expr="documents > 1")
     return {row["key"] for row in crowded.iter_rows()}
 
 
 def write_texts(
-    rows: Any, out: Path, config: PipelineConfig, described: dict[str, Any]
+    rows: Any,
+    out: Path,
+    config: PipelineConfig,
+    described: dict[str, Any],
+    workers: int,
 ) -> dict[str, Any]:
     """Judge the documents that share a key; write all that are kept."""
-    crowded = crowded_keys(rows)
+    crowded = crowded_keys(rows, partitions=2 * workers)
     with contextlib.closing(sqlite3.connect("")) as connection:  # on disk
         index = DuplicateIndex(connection, config.near_duplicates)
 
