@@ -397,6 +397,8 @@ function textField(data, state) {
     sent = text;
     state.set({ text });
   });
+  // A notebook around the figure would take the Enter key for its own.
+  control.addEventListener("keydown", (event) => event.stopPropagation());
   const update = (text) => {
     if (text === sent) return;
     notice.textContent = "";
