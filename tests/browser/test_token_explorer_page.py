@@ -434,7 +434,7 @@ def test_a_live_model_and_the_page_move_each_other(show, figure):
     expect(field(page)).to_have_value("Ona")
     settled(page)
     assert boxes(rows(page)[0]) == ["Ona"]
-    page.evaluate("document.onkeydown = () => sent.push('heard')")
+    page.evaluate("void (document.onkeydown = () => sent.push('heard'))")
     field(page).press("Enter")  # a notebook would leave the field
     assert page.evaluate("model.get('text')") == "Ona\n"
     assert not page.evaluate("sent.includes('heard')")
