@@ -1,9 +1,8 @@
 """Measure the data pipeline: memory, speed, and what it finds.
 
-    python -m benchmarks.pipeline speed --megabytes 20
     python -m benchmarks.pipeline memory --megabytes 40 400
+    python -m benchmarks.pipeline speed --megabytes 4
     python -m benchmarks.pipeline duplicates
-    python -m benchmarks.pipeline languages
 
 The text is drawn word by word from Python's own help texts, so nothing has
 to be downloaded and any amount of it can be had.
@@ -18,15 +17,28 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmbook.corpus import duplicates
-from llmbook.corpus.duplicates import Banding
+import numpy as np
+
+from llmbook.corpus.duplicates import (
+    Banding,
+    band_keys,
+    chance_to_meet,
+    jaccard,
+    shingles,
+    signature,
+    similarity,
+)
 
 MEGABYTE = 1_000_000
+PAIRS = 300  # for each strength of editing
 _SHARES = {"copied": 0.05, "edited": 0.05, "short": 0.02, "mail": 0.02}
+_REMEMBERED = 1000  # documents that may be copied: a bound on our own memory
+
+
+# --- text to measure with --------------------------------------------------
 
 
 @functools.cache
@@ -35,7 +47,7 @@ def help_words() -> list[str]:
     from pydoc_data.topics import topics
 
     text = " ".join(topics[name] for name in sorted(topics))
-    return [word for word in text.split() if word.isascii()]
+    return [word.lower() for word in text.split() if word.isalpha()]
 
 
 def drawn(rng: random.Random, words: int) -> str:
@@ -46,6 +58,14 @@ def drawn(rng: random.Random, words: int) -> str:
     return " ".join(chosen)
 
 
+def edited(text: str, count: int, rng: random.Random) -> str:
+    """The text with so many of its words replaced by others."""
+    words = text.split(" ")
+    for place in rng.sample(range(len(words)), count):
+        words[place] = rng.choice(help_words())
+    return " ".join(words)
+
+
 def documents(megabytes: float, seed: int = 0) -> Iterator[str]:
     """Texts of about 3 kB until there are enough, faults among them."""
     rng = random.Random(seed)
@@ -54,42 +74,33 @@ def documents(megabytes: float, seed: int = 0) -> Iterator[str]:
         (fault,) = rng.choices(
             ["", *_SHARES], [1 - sum(_SHARES.values()), *_SHARES.values()]
         )
-        text = drawn(rng, rng.randrange(200, 700))
+        text = drawn(rng, rng.randrange(300, 700))
         if fault in ("copied", "edited") and past:
             text = rng.choice(past)
         if fault == "edited":
-            text = edited(text, 0.01, rng)
+            text = edited(text, 3, rng)
         elif fault == "short":
             text = text[:80]
         elif fault == "mail":
             text += " Write to tam@lull.example or call (212) 555-0187."
-        elif len(past) < 1000:
+        elif len(past) < _REMEMBERED:
             past.append(text)
         size += len(text)
         yield text
 
 
-def edited(text: str, share: float, rng: random.Random) -> str:
-    """The text with a share of its words replaced by others."""
-    words = text.split(" ")
-    count = max(1, round(share * len(words)))
-    for place in rng.sample(range(len(words)), count):
-        words[place] = rng.choice(help_words())
-    return " ".join(words)
-
-
-def write(path: Path, megabytes: float, seed: int = 0) -> None:
+def write(path: Path, megabytes: float) -> None:
     """One JSONL file of drawn documents."""
     with open(path, "w", encoding="utf-8") as file:
-        for text in documents(megabytes, seed):
+        for text in documents(megabytes):
             file.write(json.dumps({"text": text}) + "\n")
 
+
+# --- memory and speed ------------------------------------------------------
 
 _RUN = """
 import resource, sys, time
 from llmbook.corpus.pipeline import run_pipeline
-import llmbook.corpus.pipeline as p
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 start = time.process_time()
 report = run_pipeline(sys.argv[1], sys.argv[2])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -98,31 +109,32 @@ print(peak, time.process_time() - start, report.came.documents)
 
 
 def measured(megabytes: float, folder: Path) -> tuple[float, float, int]:
-    """Peak MiB, seconds and documents of a run in a process of its own."""
+    """Peak MiB, seconds of processor time and documents of one run.
+
+    The run has a process of its own, or the peak would be another's.
+    """
     source = folder / f"{megabytes:g}.jsonl"
     write(source, megabytes)
-    command = [sys.executable, "-c", _RUN, str(source), str(folder / source.stem)]
+    out = folder / f"{megabytes:g}"
+    command = [sys.executable, "-c", _RUN, str(source), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, seconds, count = done.stdout.split()
     return float(peak), float(seconds), int(count)
 
 
 def memory(sizes: list[float]) -> None:
-    """Peak memory and speed by size of the input."""
-    print("| MB in | documents | peak MiB | seconds | MB/s |")
+    """Print peak memory and speed by size of the input."""
+    print("| MB in | documents | peak MiB | CPU seconds | MB/s |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             peak, seconds, count = measured(size, Path(folder))
-        speed = size / seconds
-        print(
-            f"| {size:g} | {count:,} | {peak:.0f} | {seconds:.1f} | {speed:.2f} |",
-            flush=True,
-        )
+        row = f"{size:g} | {count:,} | {peak:.0f} | {seconds:.1f}"
+        print(f"| {row} | {size / seconds:.2f} |", flush=True)
 
 
 def profile(megabytes: float) -> None:
-    """Where the time goes."""
+    """Print where the time goes."""
     import cProfile
     import pstats
 
@@ -136,6 +148,55 @@ def profile(megabytes: float) -> None:
     pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
 
 
+# --- duplicates ------------------------------------------------------------
+
+
+def planted(banding: Banding) -> np.ndarray:
+    """Pairs of a text and its edit: true similarity, met, estimate.
+
+    Shape (pairs, 3). The edits replace from 1 to 64 of 400 words, so the
+    similarities run from nearly 1 to about 0.3.
+    """
+    rng = random.Random(0)
+    rows = []
+    for count in (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64):
+        for _ in range(PAIRS):
+            text = drawn(rng, 400)
+            pair = text, edited(text, count, rng)
+            true = jaccard(*(shingles(each, banding.words) for each in pair))
+            first, second = (signature(each, banding) for each in pair)
+            keys = zip(
+                band_keys(first, banding),
+                band_keys(second, banding),
+                strict=True,
+            )
+            met = any(a == b for a, b in keys)
+            rows.append((true, met, similarity(first, second)))
+    return np.array(rows)
+
+
+def duplicates(banding: Banding) -> None:
+    """Print how many planted edits are found, by their true similarity."""
+    true, met, estimate = planted(banding).T
+    removed = (met > 0) & (estimate >= banding.threshold)
+    print("| similarity | pairs | met | by theory | removed |")
+    print("| :--- | ---: | ---: | ---: | ---: |")
+    for low in np.arange(0.3, 1, 0.05):
+        here = (true >= low) & (true < low + 0.05)
+        if not here.any():
+            continue
+        theory = chance_to_meet(true[here], banding).mean()
+        row = f"{low:.2f} to {low + 0.05:.2f} | {here.sum()}"
+        row += f" | {met[here].mean():.3f} | {theory:.3f}"
+        print(f"| {row} | {removed[here].mean():.3f} |")
+    near = true >= banding.threshold
+    print(f"\nof pairs at least {banding.threshold} similar:")
+    print(f"recall {removed[near].mean():.3f}")
+    print(f"precision {near[removed].mean():.3f}")
+    far = true[removed & ~near]
+    print(f"least similar of those removed: {far.min(initial=1):.3f}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["memory", "speed", "duplicates"])
@@ -145,3 +206,5 @@ if __name__ == "__main__":
         memory(arguments.megabytes)
     elif arguments.what == "speed":
         profile(arguments.megabytes[0])
+    else:
+        duplicates(Banding())

@@ -413,6 +413,19 @@ def test_a_damaged_manifest_is_named(mixed, tmp_path):
         run_pipeline(mixed, tmp_path / "out")
 
 
+# --- memory ----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_eight_times_the_input_takes_no_more_memory(tmp_path):
+    from benchmarks.pipeline import measured
+
+    small, *_ = measured(2, tmp_path)
+    large, _, count = measured(16, tmp_path)
+    assert count > 4000
+    assert large < 1.1 * small
+
+
 # --- bad input -------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from .clean import normalized
 
@@ -43,29 +43,26 @@ class Contamination:
     ['q1']
     """
 
-    def __init__(
-        self, items: Iterable[tuple[str, str]] | dict[str, str]
-    ) -> None:
-        pairs = items.items() if isinstance(items, dict) else items
+    def __init__(self, items: Mapping[str, str]) -> None:
         self.short: list[str] = []
-        self.index: dict[int, dict[str, str]] = {}
-        for name, text in pairs:
+        self.index: dict[int, dict[str, list[str]]] = {}
+        for name, text in items.items():
             words = gram_words(text)
             if len(words) < LEAST:
                 self.short.append(name)
                 continue
             n = min(GRAM, len(words))
             for gram in grams(words, n):
-                self.index.setdefault(n, {}).setdefault(gram, name)
+                self.index.setdefault(n, {}).setdefault(gram, []).append(name)
 
     def hits(self, text: str) -> list[str]:
         """The names of the items of which a document holds a gram."""
         words = gram_words(text)
         found = (
-            known[gram]
+            name
             for n, known in self.index.items()
             for gram in grams(words, n)
-            if gram in known
+            for name in known.get(gram, ())
         )
         return sorted(set(found))
 
