@@ -65,7 +65,7 @@ def core(browser, tokenizer):
     page.evaluate(
         """async (data) => {
             globalThis.book = new PageTokenizer(
-                pairVocabulary(data.merges), data.classes, data.vocab_size);
+                pairVocabulary(data.merges), data.classes);
             globalThis.gpt2 = await gpt2Tokenizer(data.gpt2);
         }""",
         TokenExplorer(tokenizer).data,

@@ -161,11 +161,8 @@ class TokenExplorer(Explorer):
     def _merge(
         self, piece: str, end: int | None = None
     ) -> tuple[list[bytes], list[int]]:
-        merges, end = (
-            self.tokenizer.merges,
-            len(self.ranks) if end is None else end,
-        )
-        return merge_piece(utf8(piece), merges, self.ranks, end)
+        end = len(self.ranks) if end is None else end
+        return merge_piece(utf8(piece), self.tokenizer.merges, self.ranks, end)
 
     def picture(self) -> plt.Figure:
         """The text's first bytes, the stages of merging, GPT-2 below."""

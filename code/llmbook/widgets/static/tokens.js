@@ -102,8 +102,8 @@ function mergeBytes(bytes, { first, join }, end = NONE, made = new Set()) {
 
 /** Text to pre-tokens, each with its bytes, its ids and how they came. */
 class PageTokenizer {
-  constructor(vocabulary, classes, size) {
-    Object.assign(this, { vocabulary, size });
+  constructor(vocabulary, classes) {
+    this.vocabulary = vocabulary;
     this.pattern = patternOf(classes);
     this.known = new Map();
     this.written = new Map();
@@ -173,7 +173,7 @@ async function unpackTokens({ tokens, count }) {
 
 async function gpt2Tokenizer(data) {
   const vocabulary = tokenVocabulary(await unpackTokens(data));
-  return new PageTokenizer(vocabulary, data.classes, data.vocab_size);
+  return new PageTokenizer(vocabulary, data.classes);
 }
 
 /**
@@ -413,66 +413,69 @@ function textField(data, state) {
   return { node, counts, update };
 }
 
-/** Play, back, slider, next; all of them set the step. */
-function stepControls(state, stops) {
-  const range = slider(0, 0, 1);
-  range.setAttribute("aria-label", "Merges done");
-  let [last, timer] = [0, null];
-  const at = () => Math.min(state.get("step") ?? last, last);
-  const go = (step) => state.set({ step: step >= last ? null : step });
+/** A button that does all merges, one after the other, and can be paused. */
+function player(at, end, go) {
+  let timer = null;
   const pause = () => {
     clearInterval(timer);
     timer = null;
-    play.textContent = "Play";
+    node.textContent = "Play";
   };
   const tick = () => {
-    if (at() >= last) return pause();
-    go(at() + 1);
-    if (at() >= last) pause();
+    if (at() < end()) go(at() + 1);
+    if (at() >= end()) pause();
   };
-  const play = button("Play", () => {
+  const node = button("Play", () => {
     if (timer !== null) return pause();
-    if (at() >= last) go(0);
-    const wait = 1000 * PLAY_SECONDS / Math.max(last, 1);
+    if (at() >= end()) go(0);
+    const wait = 1000 * PLAY_SECONDS / end();
     timer = setInterval(tick, Math.min(Math.max(wait, FASTEST), SLOWEST));
-    play.textContent = "Pause";
+    node.textContent = "Pause";
   });
-  const by = (change) => () => {
-    pause();
-    go(Math.max(at() + change, 0));
+  return { node, pause };
+}
+
+/** Play, back, slider, next; all of them set the step. */
+function stepControls(state, stops) {
+  let last = 0;
+  const at = () => Math.min(state.get("step") ?? last, last);
+  const go = (step) => state.set({ step: step >= last ? null : step });
+  const play = player(at, () => last, go);
+  const byHand = (step) => () => {
+    play.pause();
+    go(Math.max(step(), 0));
   };
-  const back = button("Back", by(-1));
-  const next = button("Next", by(1));
-  range.addEventListener("input", () => {
-    pause();
-    go(Number(range.value));
-  });
-  stops.push(() => clearInterval(timer));
+  const range = slider(0, 0, 1);
+  range.setAttribute("aria-label", "Merges done");
+  range.addEventListener("input", byHand(() => Number(range.value)));
+  const back = button("Back", byHand(() => at() - 1));
+  const next = button("Next", byHand(() => at() + 1));
+  stops.push(play.pause);
   const update = (steps, said) => {
     last = range.max = steps;
     range.value = at();
     range.setAttribute("aria-valuetext", said);
-    range.disabled = play.disabled = last === 0;
-    back.disabled = at() === 0 || last === 0;
-    next.disabled = at() >= last;
+    range.disabled = play.node.disabled = last === 0;
+    back.disabled = at() === 0;
+    next.disabled = at() === last;
   };
-  const node = element("div", { class: "steps" }, play, back, range, next);
-  return { node, update, pause };
+  const node = element("div", { class: "steps" },
+    play.node, back, range, next);
+  return { node, update };
 }
 
 /** What the present merge is, and what it has done. */
-function mergeLine(tokenizer, steps, at, tokens) {
-  const size = count(tokens, "token");
+function mergeLine(tokenizer, { steps, at, made, stage }) {
+  const size = count(stage.flat().length, "token");
   if (!steps.length) return [`No merge applies: ${size}.`];
   if (at === 0) return [`No merge done yet, every byte is a token: ${size}.`];
-  const id = steps[at - 1];
   const { parts } = tokenizer.vocabulary;
   const name = (id) =>
     element("span", { class: "token" }, tokenizer.write(id).text);
-  const [left, right] = parts.get(id);
+  const [left, right] = parts.get(made);
   return [
     `Step ${at} of ${steps.length}: `, name(left), " + ", name(right), " → ",
-    name(id), `, rank ${id - N_BYTES} among `,
+    name(made), `, rank ${made - N_BYTES} among `,
     `${count(parts.size, "merge")}. Now ${size}.`,
   ];
 }
@@ -513,90 +516,94 @@ function idLists(names) {
   return { node, lists };
 }
 
-function tokenParts(root, data, state, stops) {
-  const names = ["This book’s tokenizer", "GPT-2’s"];
+/** The line above a row of tokens: whose they are, how many it knows. */
+function rowHead(name, size, ...more) {
+  return element("div", { class: "head" }, element("span", {}, name,
+    size ? element("span", { class: "size" }, `, ${count(size, "token")}`)
+      : null), ...more);
+}
+
+function legend() {
+  return element("p", { class: "legend" },
+    element("i", { class: "pre-token" }), "a pre-token: no token crosses it",
+    element("i", { class: "lit" }), "made in this step");
+}
+
+/** Everything that is seen; `redraw` answers another kind of label. */
+function tokenParts(root, data, state, stops, redraw) {
+  const names = ["This book’s tokenizer", "GPT-2’s tokenizer"];
+  const row = (name) => {
+    const node = new TokenRow(`Tokens of ${name}`, (...at) =>
+      tokenLine(node.tokenizer, ...at));
+    return node;
+  };
+  const [book, other] = names.map(row);
   const typed = textField(data, state);
-  const compared = comparison(names);
   const steps = stepControls(state, stops);
   const said = element("p", { class: "merge", role: "status" });
-  const box = select(Object.values(LABELS), () => update());
-  let update = () => {};
-  const size = (number) => `${number.toLocaleString("en")} tokens`;
-  const head = (name, ...more) =>
-    element("div", { class: "head" }, element("span", {}, name), ...more);
-  const book = new TokenRow("Tokens of this book’s tokenizer", (...at) =>
-    tokenLine(book.tokenizer, ...at));
-  const other = new TokenRow("Tokens of GPT-2’s tokenizer", (...at) =>
-    tokenLine(other.tokenizer, ...at));
+  const kinds = select(Object.values(LABELS), redraw);
+  const compared = comparison(names);
   const ids = idLists(names);
   root.append(
     typed.node, element("p", { class: "try" }, data.hint),
-    head(names[0], field("Boxes show", box)),
-    steps.node, said, book.node, book.more, book.line,
-    element("p", { class: "legend" },
-      element("i", { class: "pre-token" }), "a pre-token: no token crosses it",
-      element("i", { class: "lit" }), "made in this step"),
-    head(`${names[1]} tokenizer`), other.node, other.more, other.line,
-    compared.node, ids.node);
-  return {
-    typed, compared, steps, said, book, other, ids,
-    label: () => Object.keys(LABELS)[Number(box.value)],
-    onLabel: (redraw) => { update = redraw; },
-  };
+    rowHead(names[0], data.vocab_size, field("Boxes show", kinds)),
+    steps.node, said, book.node, book.more, book.line, legend(),
+    rowHead(names[1], data.gpt2?.vocab_size),
+    other.node, other.more, other.line, compared.node, ids.node);
+  const label = () => Object.keys(LABELS)[Number(kinds.value)];
+  return { typed, steps, said, book, other, compared, ids, label };
+}
+
+/** The text cut and merged, as far as the step says. */
+function bookView(book, text, step) {
+  const pieces = book.pieces(text);
+  const steps = book.merges(pieces);
+  const at = Math.min(step ?? steps.length, steps.length);
+  const made = at ? steps[at - 1] : N_BYTES - 1; // below: the bytes alone
+  const whole = pieces.map(({ ids }) => ids);
+  const stage = at < steps.length ? book.stage(pieces, made) : whole;
+  return { pieces, steps, at, made, whole, stage };
 }
 
 /** Build the figure in `root`; returns the function that redraws it. */
 function drawTokens(root, data, state, stops) {
-  const book = new PageTokenizer(
-    pairVocabulary(data.merges), data.classes, data.vocab_size);
-  const parts = tokenParts(root, data, state, stops);
+  const book = new PageTokenizer(pairVocabulary(data.merges), data.classes);
+  const parts = tokenParts(root, data, state, stops, update);
   let gpt2 = null;
-  const wait = data.gpt2
+  parts.other.line.textContent = data.gpt2
     ? "Unpacking GPT-2’s vocabulary …"
     : "GPT-2’s vocabulary was not at hand when this figure was made.";
-
-  function update() {
-    const text = state.get("text");
-    const label = parts.label();
-    parts.typed.update(text);
-    const pieces = book.pieces(text);
-    const steps = book.merges(pieces);
-    const last = steps.length;
-    const at = Math.min(state.get("step") ?? last, last);
-    const now = at ? steps[at - 1] : 0;
-    const stage = at < last
-      ? book.stage(pieces, now || N_BYTES - 1)
-      : pieces.map(({ ids }) => ids);
-    parts.book.show(book, stage, label, now || -1);
-    parts.said.replaceChildren(
-      ...mergeLine(book, steps, at, stage.flat().length));
-    parts.steps.update(last, parts.said.textContent);
-    const sizes = [Array.from(text).length, byteString(text).length];
-    parts.typed.counts.textContent = [
-      count(sizes[0], "character"), count(sizes[1], "byte"),
-      count(pieces.length, "pre-token")].join(", ");
-    const all = pieces.flatMap(({ ids }) => ids);
-    parts.compared.rows[0].update(all.length, ...sizes);
-    parts.ids.lists[0].node.textContent = `[${all.join(", ")}]`;
-    if (!gpt2) parts.other.line.textContent = wait;
-    else showOther(text, label, sizes);
-  }
-
-  function showOther(text, label, sizes) {
-    const found = gpt2.pieces(text).map(({ ids }) => ids);
-    parts.other.show(gpt2, found, label);
-    const all = found.flat();
-    parts.compared.rows[1].update(all.length, ...sizes);
-    parts.ids.lists[1].node.textContent = `[${all.join(", ")}]`;
-  }
-
-  parts.onLabel(update);
   if (data.gpt2) {
     gpt2Tokenizer(data.gpt2).then((tokenizer) => {
       gpt2 = tokenizer;
       update();
     });
   }
+
+  function total(place, ids, sizes) {
+    parts.compared.rows[place].update(ids.length, ...sizes);
+    parts.ids.lists[place].node.textContent = `[${ids.join(", ")}]`;
+  }
+
+  function update() {
+    const text = state.get("text");
+    const label = parts.label();
+    const view = bookView(book, text, state.get("step"));
+    const sizes = [Array.from(text).length, byteString(text).length];
+    parts.typed.update(text);
+    parts.typed.counts.textContent = [
+      count(sizes[0], "character"), count(sizes[1], "byte"),
+      count(view.pieces.length, "pre-token")].join(", ");
+    parts.book.show(book, view.stage, label, view.at ? view.made : -1);
+    parts.said.replaceChildren(...mergeLine(book, view));
+    parts.steps.update(view.steps.length, parts.said.textContent);
+    total(0, view.whole.flat(), sizes);
+    if (!gpt2) return;
+    const ids = gpt2.pieces(text).map((piece) => piece.ids);
+    parts.other.show(gpt2, ids, label);
+    total(1, ids.flat(), sizes);
+  }
+
   return update;
 }
 
