@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from llmbook.corpus import load_corpus
 from llmbook.tokenizer import (
     END_OF_TEXT,
     GPT2_PATTERN,
     BPETokenizer,
     apply_merges,
+    count_pairs,
     count_pre_tokens,
     counting,
     learn_merges,
@@ -20,7 +25,7 @@ from llmbook.tokenizer import (
 from llmbook.tokenizer.joining import join_all, join_one_by_one
 from llmbook.tokenizer.training import as_single_bytes
 
-LLAMA3_PATTERN = (  # Grattafiori et al. 2024; the pattern of tiktoken's o200k
+LLAMA3_PATTERN = (  # like that of tiktoken's cl100k_base: other lookaheads
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -97,3 +102,45 @@ def test_a_file_is_counted_as_its_text(tmp_path_factory, text, size):
         patch.setattr(counting, "BLOCK", size)
         found = count_pre_tokens(path, special_tokens=["<|ab"])
     assert found == count_pre_tokens(text, special_tokens=["<|ab"])
+
+
+# --- learning ------------------------------------------------------------
+
+
+def check_steps(texts: list[str], n_merges: int, steps: list[int]) -> None:
+    """Encode with the merges before a step, count anew, choose, compare."""
+    pieces = count_pre_tokens(texts)
+    merges = learn_merges(pieces, n_merges)
+    for step in steps:
+        before = BPETokenizer(merges[:step])
+        tokens = before.vocabulary
+        words = [
+            [tokens[i] for i in join_one_by_one(piece, before._joined)]
+            for piece in pieces
+        ]
+        pairs = count_pairs(words, list(pieces.values()))
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        assert merges[step] == best
+
+
+def test_each_merge_of_the_world_is_the_best_at_its_step():
+    world = load_corpus("world", documents=300, seed=0).train_texts
+    check_steps(list(world), 500, [0, 1, 2, 5, 20, *range(50, 500, 50), 499])
+
+
+@pytest.mark.data
+def test_each_merge_of_austen_is_the_best_at_its_step():
+    folder = os.environ.get("LLMBOOK_DATA")
+    if not folder or not Path(folder, "austen").is_dir():
+        pytest.skip("LLMBOOK_DATA has no folder austen")
+    novels = [p.read_text("utf-8") for p in Path(folder, "austen").iterdir()]
+    check_steps(novels, 8000, [0, 1, 10, 100, 1000, 3000, 6000, 7999])
+
+
+def test_a_learned_token_is_the_encoding_of_its_own_bytes():
+    # Why tokens may be numbered while they are learned: no two merges can
+    # make the same bytes.
+    world = load_corpus("world", documents=300, seed=1).train_texts
+    learned = BPETokenizer.train(world, 900)
+    for token, content in enumerate(learned.vocabulary):
+        assert join_one_by_one(content, learned._joined) == [token]
