@@ -79,6 +79,18 @@ def test_corpus_writes_the_world_and_a_manifest(tmp_path, capsys):
     assert "not an empty folder" in capsys.readouterr().err
 
 
+def test_corpus_cleans_files_and_shows_what_each_rule_took(tmp_path, capsys):
+    pytest.importorskip("rensa", reason="needs the extra data")
+    (tmp_path / "a.txt").write_text("Too short.")
+    out = tmp_path / "out"
+    assert cli.main(["corpus", "clean", str(tmp_path / "a.txt"), "--out",
+                     str(out)]) == 0  # fmt: skip
+    assert "a.txt (2 is below 50): Too short." in capsys.readouterr().out
+    assert (out / "manifest.json").exists()
+    assert cli.main(["corpus", "clean", "nowhere", "--out", str(out)]) == 1
+    assert "no file or folder nowhere" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [

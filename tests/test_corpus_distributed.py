@@ -32,6 +32,17 @@ def corpus(folder):
     return folder
 
 
+def patient(*arguments, **more):
+    """Ray gives up after 30 s, which a busy machine may need to start it."""
+    for _ in range(3):
+        try:
+            return distributed.run_on_ray(*arguments, **more)
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    pytest.skip("Ray could not be started within 30 s, three times")
+
+
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes_as_one_machine(tmp_path):
     pytest.importorskip("ray", reason='needs pip install "llmbook[ray]"')
@@ -44,7 +55,7 @@ def test_ray_writes_the_same_bytes_as_one_machine(tmp_path):
         "tokenizer": BPETokenizer.train([prose(0)], 300),
     }
     report = run_pipeline(source, here, config, **more)
-    assert distributed.run_on_ray(source, there, config, **more) == report
+    assert patient(source, there, config, **more) == report
     assert contents(there) == contents(here)
     assert {"near duplicate", "exact duplicate"} < set(report.removed)
     distributed.run_on_ray(source, there, config, **more)  # does nothing

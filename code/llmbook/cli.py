@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
@@ -21,6 +21,7 @@ import tyro
 from llmbook import checkpoint, runtime
 from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Batches, TokenShard, load_corpus
+from llmbook.corpus.pipeline import PipelineConfig, run_pipeline
 from llmbook.corpus.world.files import write_world
 from llmbook.model import GPT
 from llmbook.sampling import stream
@@ -181,11 +182,9 @@ class Tokenize:
 
 
 @dataclass
-class WriteCorpus:
-    """Write a generated corpus and its benchmarks into a new folder."""
+class World:
+    """Write the generated corpus and its benchmarks into a new folder."""
 
-    corpus: Annotated[Literal["world"], tyro.conf.Positional]
-    """What is generated."""
     out: Path
     """A folder that is not there yet, or empty."""
     documents: int = 10_000
@@ -194,11 +193,53 @@ class WriteCorpus:
 
     def run(self) -> str:
         generated = load_corpus(
-            self.corpus, documents=self.documents, seed=self.seed
+            "world", documents=self.documents, seed=self.seed
         )
         seed = self.seed + runtime.seed_offset()
         write_world(generated, self.out, seed)
         return f"{self.documents} documents and the benchmarks: {self.out}"
+
+
+@dataclass
+class Clean:
+    """Clean, filter, deduplicate and split files of text.
+
+    A run that was stopped goes on where it was.
+    """
+
+    sources: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Files or folders: .txt, .html, .jsonl, and these with .gz."""
+    out: Path
+    """Folder for the texts and their manifest."""
+    languages: tuple[str, ...] = ("en",)
+    """ISO 639-1 codes to keep; none keeps all."""
+    validation_fraction: float = 0.05
+    """Share of the documents held out."""
+
+    def run(self) -> str:
+        config = PipelineConfig(
+            languages=self.languages,
+            validation_fraction=self.validation_fraction,
+        )
+        report = run_pipeline(self.sources, self.out, config)
+        for name, documents, share, size, example in report.table():
+            print(f"{documents:>9,}  {share:>6}  {size:>14,} B  {name}")
+            if example:
+                print(f"{'':11}{example}")
+        return f"texts and manifest: {self.out}"
+
+
+@dataclass
+class CorpusCommand:
+    """Write a corpus: generated, or cleaned from files."""
+
+    what: (
+        Annotated[World, tyro.conf.subcommand("world")]
+        | Annotated[Clean, tyro.conf.subcommand("clean")]
+    )
+
+    def run(self) -> str:
+        return self.what.run()
 
 
 Command = (
@@ -206,7 +247,12 @@ Command = (
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
-    | Annotated[WriteCorpus, tyro.conf.subcommand("corpus")]
+    | Annotated[
+        tyro.conf.OmitArgPrefixes[
+            tyro.conf.OmitSubcommandPrefixes[CorpusCommand]
+        ],
+        tyro.conf.subcommand("corpus"),
+    ]
 )
 
 
