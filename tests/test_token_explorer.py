@@ -16,7 +16,7 @@ from llmbook import plots
 from llmbook.corpus import RUNNING_SENTENCE
 from llmbook.tokenizer import GPT2_PATTERN, BPETokenizer, CharTokenizer, gpt2
 from llmbook.widgets import TokenExplorer, token_explorer
-from llmbook.widgets._base import MAX_BYTES, WIDGET_MIME
+from llmbook.widgets._base import LIVE_VARIABLE, MAX_BYTES, WIDGET_MIME
 from llmbook.widgets.token_tables import (
     CLASSES,
     gpt2_data,
@@ -227,3 +227,14 @@ def test_the_stored_figure_is_a_page_without_a_widget(tokenizer):
     assert data["state"] == {"text": "</script><b>", "step": None}
     assert len(markup) < MAX_BYTES
     assert tokenizer.pattern == GPT2_PATTERN
+
+
+def test_a_live_notebook_keeps_one_copy_of_the_data(tokenizer, monkeypatch):
+    monkeypatch.setenv(LIVE_VARIABLE, "1")
+    figure = TokenExplorer(tokenizer, "the kite")
+    bundle = figure._repr_mimebundle_()
+    assert bundle[WIDGET_MIME]["model_id"] == figure.model_id
+    assert plots.FIGURE_MIME not in bundle
+    size = sum(len(value) for value in bundle.values())
+    assert size < 2 * MAX_BYTES
+    figure.close()

@@ -216,6 +216,8 @@ class Explorer(anywidget.AnyWidget):
                 "version_minor": 0,
                 "model_id": self.model_id,
             }
+        if is_live():  # only the book's build reads it; it doubles a file
+            del bundle[plots.FIGURE_MIME]
         return bundle
 
     def widget(self) -> Explorer:
