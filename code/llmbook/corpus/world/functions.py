@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +36,7 @@ Scene = dict[str, str]
 HELD_EVERY = 7  # of a family's constants, or names, one in seven is held
 DIGITS = tuple("23456789")
 FEW = ("2", "3", "4")  # letters of a word, so too few to hold one of them
-LETTERS = tuple("aeilnort")
+LETTERS = tuple("aeinort")
 THINGS = ("buns", "pears", "hats", "keys", "eggs", "bells", "boots", "plums",
           "shells", "snails", "spoons", "geese")  # fmt: skip
 TEXTS = ("word", "name", "letter", "song", "sign", "secret", "wish", "note",
@@ -457,6 +458,20 @@ TEXT_FAMILIES = {
          "return ''.join(c for c in {x} if c != '{k}')"),
         LETTERS,
     ),
+    "starts": Family(
+        "text",
+        ("Return True if {x} begins with '{k}'.",
+         "Tell whether {x} stands under '{k}' in the dictionary."),
+        ("return {x}[0] == '{k}'",),
+        LETTERS,
+    ),
+    "ends": Family(
+        "text",
+        ("Return True if {x} ends with '{k}'.",
+         "Tell whether Ibby writes '{k}' last when she writes {x}."),
+        ("return {x}[-1] == '{k}'",),
+        LETTERS,
+    ),
     "cut": Family(
         "text",
         ("Return the first {k} letters of {x} and a dot.",
@@ -695,12 +710,14 @@ def chances(rules: Rules) -> dict[tuple[str, str], float]:
 
 def _held() -> Iterator[tuple[str, str]]:
     """One value in seven of every family, another one in the next."""
-    for row, (name, family) in enumerate(FAMILIES.items()):
+    rows: Counter = Counter()  # of the families that share their values
+    for name, family in FAMILIES.items():
         nouns = TEXTS if _noun_rule(family) == "code.text" else THINGS
         values = family.constants if family.holds_constants else nouns
         for column, value in enumerate(values):
-            if (3 * row + column) % HELD_EVERY == 0:
+            if (3 * rows[values] + column) % HELD_EVERY == 0:
                 yield name, value
+        rows[values] += 1
 
 
 SHARE = 0.1
