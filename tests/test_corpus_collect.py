@@ -17,6 +17,7 @@ from llmbook.corpus.collect import (
     declared_encoding,
     decode,
     extract,
+    guess_encoding,
     list_files,
     main_text,
 )
@@ -184,16 +185,14 @@ def test_broken_bytes_are_rejected_with_their_offset_and_not_guessed():
         found = extract(Source("a", kind, latin))
         assert found.rule == "encoding"
         assert "byte 0xfc at offset 5" in found.detail
-    assert "Müller fährt über" in extract(
-        Source("a", "text", latin), guess=True
-    )
 
 
-def test_guessing_changes_nothing_about_good_bytes_and_may_fail():
-    good, bad = "naïve".encode(), bytes(range(128, 256)) * 3
-    assert extract(Source("a", "text", good), guess=True) == "naïve"
-    found = extract(Source("a", "text", bad), guess=True)
-    assert isinstance(found, (str, Rejected))
+def test_an_encoding_that_is_given_or_guessed_is_used():
+    latin = "Der Müller fährt über die Brücke zurück. ".encode("latin-1") * 9
+    source = Source("a", "text", latin)
+    text = extract(source, encoding=guess_encoding(latin))
+    assert text == extract(source, encoding="latin-1") == latin.decode("l1")
+    assert guess_encoding(bytes(range(128, 256)) * 3) != "utf_8"
 
 
 def test_a_byte_order_mark_is_taken_off():
@@ -260,4 +259,4 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     with pytest.raises(ImportError, match=r"resiliparse.*llmbook\[data\]"):
         extract(Source("a", "html", b"<p>kite"))
     with pytest.raises(ImportError, match=r"charset-normalizer"):
-        extract(Source("a", "text", b"\xff"), guess=True)
+        guess_encoding(b"\xff")

@@ -184,6 +184,21 @@ def test_the_texts_and_ids_on_disk_are_those_on_record(mixed, tmp_path):
     assert names == {".jsonl", ".json", ".tokens"}  # nothing left behind
 
 
+def test_a_guessed_encoding_is_used_only_on_request_and_put_on_record(
+    tmp_path,
+):
+    text = prose(1) + "\n\nDer Müller fährt über die Brücke zurück."
+    source = tmp_path / "in.txt"
+    source.write_bytes(text.encode("cp1252"))
+    report = run_pipeline(source, tmp_path / "strict", PipelineConfig())
+    assert report.removed["encoding"].documents == 1 and not report.guessed
+    config = PipelineConfig(guess_encoding=True, validation_fraction=0)
+    report = run_pipeline(source, tmp_path / "guessed", config)
+    assert not report.removed and sum(report.guessed.values()) == 1
+    (text,) = texts_of(tmp_path / "guessed")  # which may have been misread
+    assert text.startswith(prose(1)[:60]) and "Der M" in text
+
+
 def test_ids_that_were_never_written_are_named(mixed, tmp_path):
     run_pipeline(mixed, tmp_path / "out")
     with pytest.raises(ValueError, match="no ids for 'train'"):
@@ -349,6 +364,16 @@ def test_a_finished_run_repeated_touches_nothing(mixed, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     assert run_pipeline(mixed, out, tokenizer=Bytes()) == report
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+
+
+def test_what_a_killed_run_left_behind_is_taken_away(mixed, tmp_path):
+    out = tmp_path / "out"
+    run_pipeline(mixed, out, tokenizer=Bytes())
+    before = contents(out)
+    (out / "ledger.sqlite3").write_bytes(b"")  # killed after the manifest
+    (out / "tokens/.train-00000.tokens.12.part").write_bytes(b"half")
+    run_pipeline(mixed, out, tokenizer=Bytes())
+    assert contents(out) == before
 
 
 def test_a_tokenizer_may_come_later_but_not_change(mixed, tmp_path):

@@ -189,22 +189,19 @@ def _too_large() -> str:
 
 
 def extract(
-    source: Source, field: str = "text", guess: bool = False
+    source: Source, field: str = "text", encoding: str | None = None
 ) -> str | Rejected:
     """The text of a source: decoded, unpacked from JSON or from HTML.
 
-    Bytes are UTF-8, or what an HTML page declares itself to be, or else
-    the document is rejected, with the byte at fault. Only if ``guess`` is
-    true a library proposes an encoding.
+    Bytes are UTF-8, or what an HTML page declares itself to be, or in the
+    ``encoding`` given; or else the document is rejected, with the byte at
+    fault.
     """
     if source.problem:
         return Rejected("unreadable", source.problem)
-    declared = (
-        declared_encoding(source.data) if source.kind == "html" else "utf-8"
-    )
-    text = decode(source.data, declared)
-    if isinstance(text, Rejected) and guess:
-        text = guessed(source.data)
+    if encoding is None and source.kind == "html":
+        encoding = declared_encoding(source.data)
+    text = decode(source.data, encoding or "utf-8")
     if isinstance(text, Rejected) or source.kind == "text":
         return text
     return main_text(text) if source.kind == "html" else json_text(text, field)
@@ -226,16 +223,14 @@ def decode(data: bytes, encoding: str = "utf-8") -> str | Rejected:
         )
 
 
-def guessed(data: bytes) -> str | Rejected:
-    """What a library takes the bytes for: a guess, made only on request."""
+def guess_encoding(data: bytes) -> str | None:
+    """What a library takes the bytes for; None where nothing fits."""
     try:
         from charset_normalizer import from_bytes
     except ImportError as error:
-        raise missing_package(
-            "charset-normalizer", "guess encodings"
-        ) from error
+        raise missing_package("charset-normalizer", "guess") from error
     best = from_bytes(data).best()
-    return str(best) if best else Rejected("encoding", "no encoding fits")
+    return best.encoding if best else None
 
 
 def declared_encoding(data: bytes) -> str:

@@ -34,6 +34,7 @@ from .pipeline import (
     prepare,
     record_texts,
     record_tokens,
+    tidy,
     write_part,
     write_shard,
 )
@@ -78,6 +79,7 @@ def run_on_ray(
                 contamination = Contamination(benchmarks or {})
                 rows = prepared_rows(data, files, config, contamination)
                 manifest = write_texts(rows, out, config, described, workers)
+            tidy(out)
             if encode:
                 shards = encoded_files(data, manifest["text"], out, tokenizer)
                 record_tokens(out, manifest, tokenizer, shards)
@@ -146,6 +148,7 @@ def to_row(document: Prepared, config: PipelineConfig) -> dict[str, Any]:
     rejected, signature = document.rejected, document.signature
     rest = {
         "rejected": [rejected.rule, rejected.detail] if rejected else None,
+        "guessed": document.guessed,
         "masked": document.masked,
         "items": document.items,
     }
@@ -182,6 +185,7 @@ def from_row(row: dict[str, Any]) -> Prepared:
         row["size"],
         row["text"],
         Rejected(*rest["rejected"]) if rest["rejected"] else None,
+        rest["guessed"],
         rest["masked"],
         tuple(rest["items"]),
         row["content"],

@@ -27,6 +27,7 @@ from .collect import (
     as_paths,
     collect_files,
     extract,
+    guess_encoding,
     list_files,
     sha256_of,
 )
@@ -115,9 +116,7 @@ def prepare(
 ) -> Prepared:
     """Extract, clean, filter, compare with benchmarks, mask, fingerprint."""
     size = len(source.data)
-    text = extract(source, config.text_field, config.guess_encoding)
-    if not isinstance(text, Rejected):
-        text = clean(text)
+    text, guessed = understood(source, config)
     if isinstance(text, Rejected):
         return Prepared(source.id, size, rejected=text)
     items = tuple(contamination.hits(text)) if contamination else ()
@@ -131,11 +130,30 @@ def prepare(
         source.id,
         size,
         text,
+        guessed=guessed,
         masked=dict(masked),
         items=items,
         content=content_hash(text),
         signature=duplicates.signature(text, near) if near else None,
     )
+
+
+def understood(
+    source: Source, config: PipelineConfig
+) -> tuple[str | Rejected, str]:
+    """The clean text of a source, and the encoding that had to be guessed.
+
+    Nothing is guessed unless the configuration asks for it.
+    """
+    text, guessed = extract(source, config.text_field), ""
+    broken = isinstance(text, Rejected) and text.rule == "encoding"
+    if broken and config.guess_encoding:
+        guessed = guess_encoding(source.data) or ""
+        if guessed:
+            text = extract(source, config.text_field, guessed)
+    if not isinstance(text, Rejected):
+        text = clean(text)
+    return text, guessed
 
 
 def unwanted(
@@ -255,6 +273,7 @@ def run_pipeline(
     if manifest is None:
         contamination = Contamination(benchmarks or {})
         manifest = write_texts(files, out, config, contamination, described)
+    tidy(out)
     if tokenizer is not None and needs_tokens(out, manifest, tokenizer):
         shards = [write_shard(f, out, tokenizer) for f in manifest["text"]]
         record_tokens(out, manifest, tokenizer, shards)
@@ -353,9 +372,13 @@ def write_texts(
         ):
             parts.append(part)
             ledger.commit(run=described, parts=parts, report=report.to_dict())
-        manifest = record_texts(out, described, report, parts)
-    (out / LEDGER).unlink()
-    return manifest
+        return record_texts(out, described, report, parts)
+
+
+def tidy(out: Path) -> None:
+    """Take away what a finished run needs no more, and a killed one left."""
+    for path in (out / LEDGER, *out.glob("*/.*.part")):
+        path.unlink(missing_ok=True)
 
 
 def record_texts(

@@ -22,6 +22,7 @@ class Prepared:
         size: bytes it had there.
         text: what has become of it, or was left when it was rejected.
         rejected: the rule that it broke.
+        guessed: the encoding it was taken for, if that had to be guessed.
         masked: placeholders put in, by kind.
         items: benchmark items found in it.
         content: hash of the normalised text.
@@ -32,6 +33,7 @@ class Prepared:
     size: int
     text: str = ""
     rejected: Rejected | None = None
+    guessed: str = ""
     masked: dict[str, int] = field(default_factory=dict)
     items: tuple[str, ...] = ()
     content: bytes = b""
@@ -66,6 +68,7 @@ class Report:
         text_bytes: bytes of the text kept, by side.
         masked: placeholders put in, by kind.
         items: benchmark items found, and in how many documents.
+        guessed: documents kept whose encoding was a guess, by encoding.
     """
 
     came: Tally = field(default_factory=Tally)
@@ -74,6 +77,7 @@ class Report:
     text_bytes: dict[str, int] = field(default_factory=dict)
     masked: dict[str, int] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
+    guessed: dict[str, int] = field(default_factory=dict)
 
     headers = ("rule", "documents", "share", "bytes", "for example")
 
@@ -94,6 +98,8 @@ class Report:
         self.kept.setdefault(side, Tally()).add(document)
         size = len(document.text.encode())
         self.text_bytes[side] = self.text_bytes.get(side, 0) + size
+        if name := document.guessed:
+            self.guessed[name] = self.guessed.get(name, 0) + 1
 
     def table(self) -> list[list[Any]]:
         """Rows for ``plots.table(report.table(), report.headers)``."""
@@ -125,6 +131,7 @@ class Report:
             plain["text_bytes"],
             plain["masked"],
             plain["items"],
+            plain["guessed"],
         )
 
 
