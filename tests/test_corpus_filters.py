@@ -64,6 +64,13 @@ def test_the_thresholds_are_those_of_the_paper():
     assert all("Rae et al. 2021" in rule.source for rule in GOPHER)
 
 
+def test_two_rules_of_c4_look_for_a_phrase():
+    # Raffel et al. 2020, section 2.2
+    for text, rule in (("Lorem IPSUM.", "lorem ipsum"), ("{", "curly bra")):
+        assert first_broken(text, filters.C4).rule.startswith(rule)
+    assert first_broken(prose(1), filters.C4) is None
+
+
 def test_bounds_are_allowed_and_what_lies_beyond_is_named():
     rule = Rule("words", "here", "words", len, 2, 3)
     checks = [rule.check(Pieces("w " * n)) for n in range(1, 5)]

@@ -1,4 +1,8 @@
-"""Documents that stand twice, to the letter or nearly."""
+"""Documents that stand twice, to the letter or nearly.
+
+What they do to a model: Lee et al. 2022. How near ones are found without
+comparing all pairs: Broder 1997; Leskovec, Rajaraman and Ullman 2020.
+"""
 
 from __future__ import annotations
 

@@ -126,6 +126,15 @@ def stop_words(words: Sequence[str]) -> int:
     return len(STOP_WORDS.intersection(word.casefold() for word in words))
 
 
+def occurrences(text: str, phrase: str) -> int:
+    """How often a phrase stands in a text, in whatever case.
+
+    >>> occurrences("Lorem ipsum dolor sit amet.", "lorem ipsum")
+    1
+    """
+    return text.casefold().count(phrase)
+
+
 def _share(truths) -> float:
     truths = list(truths)
     return sum(truths) / max(1, len(truths))
@@ -200,6 +209,7 @@ def repeated_ngram_characters(words: Sequence[str], n: int) -> float:
 # --- the rules, as published -----------------------------------------------
 
 _QUALITY = "Rae et al. 2021, section A.1.1"
+_C4 = "Raffel et al. 2020, section 2.2"
 _REPETITION = "Rae et al. 2021, table A1"
 
 GOPHER_QUALITY = (
@@ -234,6 +244,14 @@ GOPHER_REPETITION = (
 )  # fmt: skip
 
 GOPHER = GOPHER_QUALITY + GOPHER_REPETITION
+
+# Not among the defaults: the second throws all code away.
+C4 = (
+    Rule("lorem ipsum", _C4, "text",
+         functools.partial(occurrences, phrase="lorem ipsum"), most=0),
+    Rule("curly brackets", _C4, "text",
+         functools.partial(occurrences, phrase="{"), most=0),
+)  # fmt: skip
 
 
 def first_broken(text: str, rules: Sequence[Rule]) -> Rejected | None:
