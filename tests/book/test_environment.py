@@ -36,7 +36,8 @@ def version_of(pin: Requirement) -> str:
 
 def asked_for() -> list[Requirement]:
     lists = [PROJECT["dependencies"], *EXTRAS.values()]
-    return [Requirement(line) for lines in lists for line in lines]
+    needs = [Requirement(line) for lines in lists for line in lines]
+    return [need for need in needs if need.name != PROJECT["name"]]
 
 
 def test_requirements_are_exact_versions_in_order():
