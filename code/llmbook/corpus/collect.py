@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 KINDS = {".txt": "text", ".html": "html", ".htm": "html", ".jsonl": "json"}
 LARGEST = 64 << 20  # bytes of one document; nothing larger is held
-DEEPEST = 512  # nested tags; browsers draw the line there, and the time
+DEEPEST = 512  # nested tags; Chromium draws the line there, and the time
 # that a page takes to read grows with the square of its depth
 _BLOCK = 1 << 20  # bytes read at a time
 _PRESCAN = 1024  # bytes in which HTML (4.2.5.4) wants its charset declared
