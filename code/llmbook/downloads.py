@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -9,7 +10,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,13 +66,21 @@ def fetch(
         OSError: the cache cannot be written to.
     """
     path = cache_folder() / name
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_beside(path, ".lock")):
             if path.exists():
                 _hold_to_checksum(path, path, sha256)
             else:
                 _receive(url, path, sha256, check, mend, progress)
+    return path
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say what to do where the disk is full or closed to us."""
+    try:
+        yield
     except ConnectionError:
         raise
     except OSError as error:
@@ -81,7 +90,6 @@ def fetch(
             f"room, or set {CACHE_VARIABLE} to a folder that has some: what "
             "has come so far is kept.",
         ) from error
-    return path
 
 
 def _beside(path: Path, suffix: str) -> Path:
