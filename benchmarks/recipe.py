@@ -70,11 +70,11 @@ CANDIDATES = (
     Candidate("the recipe"),
     Candidate("AdamW", train=ADAMW),
     Candidate("windows anywhere", {"windows": "anywhere"}),
-    Candidate("batch 16", train={"batch_size": 16}),
+    Candidate("128 wide", model={"n_embd": 128}),
     Candidate("192 wide", model={"n_embd": 192, "n_head": 6}),
-    Candidate("96 wide", model={"n_embd": 96}),
-    Candidate("two layers", model={"n_layer": 2}),
-    Candidate("vocabulary 4,096", model={"vocab_size": 4096}),
+    Candidate("4 layers", model={"n_layer": 4}),
+    Candidate("vocabulary 1,024", model={"vocab_size": 1024}),
+    Candidate("batch 16", train={"batch_size": 16}),
 )
 
 

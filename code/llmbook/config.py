@@ -193,12 +193,12 @@ PRESETS: dict[str, GPTConfig] = {
     "gpt2-large": replace(_GPT2, n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": replace(_GPT2, n_layer=48, n_head=25, n_embd=1600),
     "running": GPTConfig(
-        vocab_size=1536,
+        vocab_size=2048,
         context_length=256,
         n_layer=3,
-        n_head=6,
-        n_embd=192,
-        init_std=0.04,  # 1 / sqrt(n_embd) is 0.07; 0.02 suits wider models
+        n_head=4,
+        n_embd=96,
+        init_std=0.04,  # 1 / sqrt(n_embd) is 0.1; 0.02 suits wider models
     ),
     "austen": GPTConfig(
         vocab_size=8192, context_length=256, n_layer=7, n_head=6, n_embd=384

@@ -97,11 +97,12 @@ def recipe() -> Recipe:
         ),
         quick=preset("running"),
     )
-    steps = runtime.pick(smoke=60, quick=700, laptop=8_000, gpu=20_000)
-    rate = runtime.pick(smoke=4e-3, quick=4e-3, laptop=2e-3)
+    steps = runtime.pick(smoke=60, quick=1_600, laptop=10_000, gpu=20_000)
+    rate = runtime.pick(smoke=1e-2, quick=1e-2, laptop=5e-3)
     settings = TrainConfig(
         steps=steps,
         batch_size=runtime.pick(smoke=8, quick=8, laptop=16, gpu=64),
+        optimizer="muon",
         learning_rate=rate,
         min_learning_rate=rate / 30,
         warmup_steps=max(5, steps // 20),
@@ -109,7 +110,7 @@ def recipe() -> Recipe:
         eval_batches=runtime.pick(smoke=2, quick=4),
     )
     return Recipe(
-        documents=runtime.pick(smoke=600, quick=14_000, laptop=100_000),
+        documents=runtime.pick(smoke=600, quick=20_000, laptop=100_000),
         model=model,
         train=settings,
         seed=runtime.seed_offset(),
