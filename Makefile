@@ -10,7 +10,7 @@
 PYTHON ?= python3
 export CH BROWSER PDF TORCH_INDEX PORT
 
-TARGETS := setup model execute book html pdf serve lab test unit clean help
+TARGETS := setup model execute book html pdf serve lab test unit records clean help
 
 .PHONY: $(TARGETS)
 .DEFAULT_GOAL := help

@@ -3,6 +3,7 @@
     python -m benchmarks.pipeline memory --megabytes 40 400
     python -m benchmarks.pipeline speed --megabytes 4
     python -m benchmarks.pipeline duplicates
+    python -m benchmarks.pipeline --record
 
 The text is drawn word by word from Python's own help texts, so nothing has
 to be downloaded and any amount of it can be had.
@@ -11,7 +12,9 @@ to be downloaded and any amount of it can be had.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import io
 import json
 import random
 import subprocess
@@ -33,6 +36,8 @@ from llmbook.corpus.duplicates import (
 )
 
 MEGABYTE = 1_000_000
+RECORD = Path(__file__).resolve().parents[1] / "runs" / "pipeline.md"
+RECORDED_MEGABYTES = [40.0, 400.0]
 PAIRS = 300  # for each strength of editing
 _SHARES = {"copied": 0.05, "edited": 0.05, "short": 0.02, "mail": 0.02}
 _REMEMBERED = 1000  # documents that may be copied: a bound on our own memory
@@ -197,14 +202,41 @@ def duplicates(banding: Banding) -> None:
     print(f"least similar of those removed: {far.min(initial=1):.3f}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["memory", "speed", "duplicates"])
+def record(path: Path = RECORD) -> None:
+    """Keep the two tables, memory and duplicates, in ``runs/``."""
+    kept = io.StringIO()
+    with contextlib.redirect_stdout(kept):
+        print("# The data pipeline, measured\n")
+        print("`python -m benchmarks.pipeline --record`\n")
+        memory(RECORDED_MEGABYTES)
+        print()
+        duplicates(Banding())
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(kept.getvalue(), encoding="utf-8")
+    beside.replace(path)
+    print(kept.getvalue())
+
+
+def main() -> int:
+    """Measure what is asked for, or everything that is recorded."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    choices = ("memory", "speed", "duplicates")
+    parser.add_argument("what", nargs="?", choices=choices)
     parser.add_argument("--megabytes", type=float, nargs="+", default=[4])
+    parser.add_argument("--record", action="store_true", help=f"to {RECORD}")
     arguments = parser.parse_args()
-    if arguments.what == "memory":
+    if arguments.record:
+        record()
+    elif arguments.what == "memory":
         memory(arguments.megabytes)
     elif arguments.what == "speed":
         profile(arguments.megabytes[0])
-    else:
+    elif arguments.what == "duplicates":
         duplicates(Banding())
+    else:
+        parser.error(f"name one of {', '.join(choices)}, or --record.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,7 @@ python tools/make.py TARGET
   lab      open the chapters in JupyterLab
   test     build what is missing, then run every test
   unit     the tests that need neither the site nor the PDF
+  records  measure anew everything that runs/ keeps (hours), and the README
   clean    remove what was built (.venv and node_modules stay)
   help     this text
 """
@@ -37,6 +38,9 @@ from tools.common import (
     venv_python,
     wanted,
 )
+
+# The benchmarks whose results are kept in runs/, by module.
+RECORDED = ("tokenizer", "pipeline", "recipe")
 
 
 def tool(name: str, *arguments: str, **options: object) -> None:
@@ -150,6 +154,20 @@ def unit() -> None:
     tool("pytest", "-q", "-m", left_out, env=environment)
 
 
+def records() -> None:
+    """``make records``: every recorded figure of the project.
+
+    The benchmarks come first, each on a machine that does nothing else;
+    then the book is executed anew and the README takes its costs.
+    """
+    setup_env.setup()
+    for name in RECORDED:
+        tool(f"benchmarks.{name}", "--record")
+    clean()
+    build(Steps())
+    tool("tools.readme_table", "--record")
+
+
 def clean() -> None:
     """``make clean``."""
     shutil.rmtree(BUILD, ignore_errors=True)
@@ -169,6 +187,7 @@ def main() -> int:
         "lab": lab,
         "test": test,
         "unit": unit,
+        "records": records,
         "clean": clean,
     }
     name = sys.argv[1] if len(sys.argv) == 2 else "help"
