@@ -56,6 +56,14 @@ def _single_words(a, b, n):
     return likeness(a, b, 1)
 
 
+def _capitals_kept(a, b, n):
+    words = a.split(), b.split()
+    first, second = (
+        {tuple(w[i : i + n]) for i in range(len(w) - n + 1)} for w in words
+    )
+    return len(first & second) / len(first | second)
+
+
 _LIKENESS: dict[Callable, str] = {
     _containment: (
         "You divided by the runs of the first text. That is containment, "
@@ -78,12 +86,16 @@ _LIKENESS: dict[Callable, str] = {
         "You compared single words. Two texts with the same words in another "
         "order are then equal: use runs of n."
     ),
+    _capitals_kept: (
+        "Words that differ in a capital counted as different. Put both texts "
+        "in lower case first."
+    ),
 }
 
 
 def _check_likeness(answer) -> str | None:
-    a = "the old kite flew and the old kite fell and the old drum"
-    b = "one day the old kite flew and the old kite"
+    a = "The old kite flew and the old kite fell, and the old drum"
+    b = "One day the  old kite flew and the old Kite"
     got = [float(answer(a, b, n)) for n in (2, 3)]
     wanted = [likeness(a, b, n) for n in (2, 3)]
     if np.allclose(got, wanted):
@@ -106,6 +118,7 @@ register(
             "no sets": _repeats_counted,
             "last run lost": _last_run_lost,
             "single words": _single_words,
+            "capitals kept": _capitals_kept,
         },
         "In both over in either: the one number that min-hashes estimate.",
     )
@@ -297,6 +310,14 @@ def _by_bytes(text, share):
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
+def _by_trimmed(text, share):
+    return _by_bytes(text.strip().lower(), share)
+
+
+def _always_a_tenth(text, share):
+    return is_held_out(text, 0.1)
+
+
 def _by_first_letter(text, share):
     return text.strip().lower()[0] in "aeiou"
 
@@ -327,6 +348,12 @@ def _check_split(answer) -> str | None:
             "A copy in capitals, or with a blank more, went to the other "
             "side: a duplicate in both. Normalise before you hash."
         )
+    wide = [text.replace(" ", "  ") for text in texts]
+    if first != [bool(answer(text, 0.1)) for text in wide]:
+        return (
+            "A copy with two blanks between its words went to the other "
+            "side. Split into words and join them by one."
+        )
     held = sum(first) / len(first)
     if abs((1 - held) - 0.1) < 0.03:
         return f"{held:.0%} are held out: you named the texts to train on."
@@ -335,6 +362,9 @@ def _check_split(answer) -> str | None:
             f"10% should be held out, and {held:.1%} are: what you compare "
             "with the share is not spread evenly over the texts."
         )
+    half = sum(bool(answer(text, 0.5)) for text in texts) / len(texts)
+    if abs(half - 0.5) > 0.06:
+        return f"Asked for a share of one half, you held out {half:.0%}."
     return None
 
 
@@ -348,6 +378,8 @@ register(
             "by luck": _by_luck,
             "by Python's hash": _by_python_hash,
             "by the bytes": _by_bytes,
+            "blanks between words kept": _by_trimmed,
+            "the share unused": _always_a_tenth,
             "by the first letter": _by_first_letter,
             "sides swapped": _other_side,
         },
