@@ -70,7 +70,7 @@ CANDIDATES = (
     Candidate("the recipe"),
     Candidate("AdamW", train=ADAMW),
     Candidate("windows anywhere", {"windows": "anywhere"}),
-    Candidate("128 wide", model={"n_embd": 128}),
+    Candidate("96 wide", model={"n_embd": 96}),
     Candidate("192 wide", model={"n_embd": 192, "n_head": 6}),
     Candidate("4 layers", model={"n_layer": 4}),
     Candidate("vocabulary 1,024", model={"vocab_size": 1024}),

@@ -197,8 +197,8 @@ PRESETS: dict[str, GPTConfig] = {
         context_length=256,
         n_layer=3,
         n_head=4,
-        n_embd=96,
-        init_std=0.04,  # 1 / sqrt(n_embd) is 0.1; 0.02 suits wider models
+        n_embd=128,
+        init_std=0.04,  # 1 / sqrt(n_embd) is 0.09; 0.02 suits wider models
     ),
     "austen": GPTConfig(
         vocab_size=8192, context_length=256, n_layer=7, n_head=6, n_embd=384

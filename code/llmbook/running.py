@@ -97,7 +97,7 @@ def recipe() -> Recipe:
         ),
         quick=preset("running"),
     )
-    steps = runtime.pick(smoke=60, quick=1_600, laptop=10_000, gpu=20_000)
+    steps = runtime.pick(smoke=60, quick=1_250, laptop=10_000, gpu=20_000)
     rate = runtime.pick(smoke=1e-2, quick=1e-2, laptop=5e-3)
     settings = TrainConfig(
         steps=steps,
