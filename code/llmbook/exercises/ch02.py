@@ -95,6 +95,7 @@ def _check_best_pair(
     clear = {(b"z", b"z"): 2, (b"m", b"m"): 5, (b"a", b"a"): 1}
     tied = {(b"m", b"m"): 5, (b"z", b"z"): 5, (b"a", b"z"): 5, (b"a", b"a"): 1}
     joined = {(b"ab", b"a"): 3, (b"a", b"bb"): 3}
+    same_left = {(b"a", b"z"): 3, (b"a", b"b"): 3}
     if answer(clear) == (b"a", b"a"):
         return (
             "You returned the smallest or the rarest pair and let the counts "
@@ -119,6 +120,8 @@ def _check_best_pair(
             "You compare the joined bytes. As a pair (a, bb) comes before "
             "(ab, a), because a is less than ab."
         )
+    if answer(same_left) != (b"a", b"b"):
+        return "(a, b) comes before (a, z): compare the right halves too."
     return None
 
 
@@ -132,6 +135,7 @@ register(
             "the book's rule": lambda c: max(c, key=lambda p: (c[p], p)),
             "first seen": lambda c: max(c, key=c.__getitem__),
             "smallest without counts": lambda c: min(c),
+            "left half only": lambda c: min(c, key=lambda p: (-c[p], p[0])),
             "joined bytes": lambda c: min(
                 c, key=lambda p: (-c[p], p[0] + p[1])
             ),
@@ -482,11 +486,28 @@ def _check_stream(answer: Callable[[Sequence[bytes]], list[str]]):
         )
     if list(texts) != ["a ", "", "", "🪁 fl", "ies"]:
         return f"I expected ['a ', '', '', '🪁 fl', 'ies'], and got {texts}."
+    if list(answer([b"a" + kite[:1], kite[1:]])) != ["a", "🪁"]:
+        return (
+            "A token that held a letter and the first byte of the kite came "
+            "out wrong: hold back that byte, and return the letter at once."
+        )
     return None
 
 
 def _wait(pieces: Sequence[bytes]) -> list[str]:
     return [""] * (len(pieces) - 1) + [b"".join(pieces).decode()]
+
+
+def _all_or_nothing(pieces: Sequence[bytes]) -> list[str]:
+    texts, held = [], b""
+    for piece in pieces:
+        held += piece
+        try:
+            texts.append(held.decode())
+            held = b""
+        except UnicodeDecodeError:
+            texts.append("")
+    return texts
 
 
 register(
@@ -499,6 +520,7 @@ register(
             "replace": lambda p: [x.decode("utf-8", "replace") for x in p],
             "ignore": lambda p: [x.decode("utf-8", "ignore") for x in p],
             "wait for the end": _wait,
+            "all or nothing": _all_or_nothing,
             "only what is new": lambda p: [t for t in stream_text(p) if t],
         },
         praise="Right. Every chat window that streams an answer does this.",
