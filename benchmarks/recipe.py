@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 import tempfile
@@ -166,8 +167,9 @@ def table(results: list[dict[str, Any]]) -> str:
 def write_record(results: list[dict[str, Any]], path: Path = RECORD) -> None:
     """Keep the results with what they were made of."""
     record = {
-        "command": "python -m "
-        + " ".join(["benchmarks.recipe", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "-m", "benchmarks.recipe", *sys.argv[1:]]
+        ),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {
