@@ -43,7 +43,20 @@ def patient(*arguments, **more):
     pytest.skip("Ray could not be started within 30 s, three times")
 
 
+def test_a_blank_in_pythons_path_is_an_error_and_not_a_wait(monkeypatch):
+    pytest.importorskip("ray", reason='needs pip install "llmbook[ray]"')
+    monkeypatch.setattr(sys, "executable", "/home/ona/my books/bin/python")
+    with (
+        pytest.raises(ValueError, match="a path with a blank"),
+        distributed.engine(2),
+    ):
+        pass
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(
+    " " in sys.executable, reason="Ray starts no workers from such a path"
+)
 def test_ray_writes_the_same_bytes_as_one_machine(tmp_path):
     pytest.importorskip("ray", reason='needs pip install "llmbook[ray]"')
     source = corpus(tmp_path / "in")

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def engine(workers: int) -> Iterator[Any]:
         ) from error
     started = not ray.is_initialized()
     if started:
+        check_path(sys.executable)
         ray.init(
             num_cpus=workers,
             include_dashboard=False,
@@ -117,6 +119,25 @@ def engine(workers: int) -> Iterator[Any]:
         context.execution_options.preserve_order = before
         if started:
             ray.shutdown()
+
+
+def check_path(executable: str) -> None:
+    """Refuse what would leave Ray waiting for ever.
+
+    Ray starts its workers by a line of shell in which the path of Python
+    stands unquoted.
+
+    Raises:
+        ValueError: the path has a blank in it.
+
+    >>> check_path("/home/ona/llmbook/.venv/bin/python")
+    """
+    if any(letter.isspace() for letter in executable):
+        raise ValueError(
+            f"Python stands at {executable!r}, and Ray cannot start workers "
+            "from a path with a blank in it. Move the environment to another "
+            "folder, or use run_pipeline, which needs no Ray."
+        )
 
 
 def prepared_rows(
