@@ -259,6 +259,29 @@ def test_cached_logits_equal_uncached_ones_token_by_token():
             assert_close(found[:, 0], expected[:, -1])
 
 
+def test_positions_that_count_on_change_nothing():
+    model = small().eval()
+    idx = ids(2, 7)
+    counted = torch.arange(3, 10)
+    expected, loss = model(idx, idx, start=3)
+    for positions in (counted, counted.expand(2, 7)):
+        found, same = model(idx, idx, positions=positions)
+        assert torch.equal(found, expected) and torch.equal(same, loss)
+
+
+def test_each_row_may_have_positions_of_its_own():
+    model = small().eval()
+    idx = ids(2, 4)
+    positions = torch.tensor([[0, 1, 2, 3], [9, 10, 11, 12]])
+    found, _ = model(idx, positions=positions)
+    assert_close(found[:1], model(idx[:1])[0])
+    assert_close(found[1:], model(idx[1:], start=9)[0])
+    theirs, ours = both(SMALL)
+    with torch.no_grad():
+        expected = theirs(idx, position_ids=positions).logits
+        assert_close(ours(idx, positions=positions)[0], expected)
+
+
 def test_attention_weights_come_from_the_same_forward_pass():
     model = small(dropout=0.5).train()
     idx = ids(3, 10)

@@ -138,11 +138,13 @@ class GPT(nn.Module):
         idx: Tensor,
         attends: Sequence[Attend] | None = None,
         start: int = 0,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """The residual stream after the final norm, (B, T) to (B, T, C).
 
-        ``attends`` holds one attention function a block (a cache's, say),
-        ``start`` is the position of the first token.
+        ``attends`` holds one attention function a block (a cache's, say).
+        Positions count on from ``start``, unless ``positions``, (T,) or
+        (B, T), gives each token its own.
 
         Raises:
             ValueError: ids are out of range, the tokens reach past the
@@ -156,8 +158,11 @@ class GPT(nn.Module):
                 f"got {len(attends)} attention functions for "
                 f"{len(self.blocks)} blocks; expected one for each."
             )
-        positions = self.position_embedding(idx.shape[1], start)  # (T, C)
-        x = self.token_embedding(idx) + positions  # (B, T, C)
+        if positions is None:
+            where = self.position_embedding(idx.shape[1], start)  # (T, C)
+        else:
+            where = self.position_embedding.at(positions)  # (..., T, C)
+        x = self.token_embedding(idx) + where  # (B, T, C)
         x = self.embedding_dropout(x)
         for block, attend in zip(self.blocks, attends, strict=True):
             x = block(x, attend)
@@ -169,6 +174,7 @@ class GPT(nn.Module):
         targets: Tensor | None = None,
         attends: Sequence[Attend] | None = None,
         start: int = 0,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V), and the loss when ``targets`` (B, T) are given.
 
@@ -179,7 +185,8 @@ class GPT(nn.Module):
         Raises:
             ValueError: ``targets`` has another shape than ``idx``.
         """
-        logits = F.linear(self.hidden(idx, attends, start), self.head_weight)
+        x = self.hidden(idx, attends, start, positions)
+        logits = F.linear(x, self.head_weight)
         if targets is None:
             return logits, None
         if targets.shape != idx.shape:
