@@ -247,9 +247,24 @@ def test_a_pair_may_fill_the_context_and_one_more():
         assert_close(found.logprobs, expected[:, 0], **CLOSE)
 
 
-def test_many_answers_may_together_be_longer_than_the_context():
-    answers = [row(12, seed=n) for n in range(8)]
-    assert_scores_alone(MODEL, [(row(20), answer) for answer in answers])
+def test_a_row_of_many_answers_is_no_longer_than_the_context():
+    model, widths = fresh(), []
+    model.token_embedding.register_forward_hook(
+        lambda module, inputs, output: widths.append(output.shape[1])
+    )
+    pairs = [(row(14), row(7, seed=n)) for n in range(8)]
+    score_pairs(model, pairs, batch_size=1)
+    assert widths == [32, 32, 26]  # 14 + 3 x 6, twice, and 14 + 2 x 6
+    assert_scores_alone(MODEL, pairs)
+
+
+def test_answers_of_one_token_cost_a_single_reading():
+    model, shapes = fresh(), []
+    model.token_embedding.register_forward_hook(
+        lambda module, inputs, output: shapes.append(output.shape[:2])
+    )
+    score_pairs(model, [(row(9), [letter]) for letter in range(4)])
+    assert shapes == [(1, 9)]
 
 
 def test_the_heads_slices_join_up(monkeypatch):

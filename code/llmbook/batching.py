@@ -241,7 +241,7 @@ def score_pairs(
 ) -> list[TokenScores]:
     """Score the second text of each pair, given the first.
 
-    Pairs with the same first text are laid into one row that holds it once.
+    Pairs with the same first text are laid into one row that has it once.
     ``prefix`` saves reading what all first texts begin with; a pass reads
     ``batch_size`` rows of like lengths. None of it changes a score by more
     than rounding.
@@ -249,22 +249,20 @@ def score_pairs(
     Raises:
         ValueError: a text is empty, or a pair does not fit the context.
     """
-    rows: dict[tuple[int, ...], list[int]] = {}
-    for number, (context, continuation) in enumerate(pairs):
+    for context, continuation in pairs:
         _check_pair(model, context, continuation)
-        rows.setdefault(tuple(context), []).append(number)
+    bundles = _bundles(pairs, most=model.config.context_length)
     trees = [
-        _tree(_without(prefix, context), [pairs[n][1] for n in numbers])
-        for context, numbers in rows.items()
+        _tree(_without(prefix, pairs[n][0]), [pairs[m][1] for m in [n, *more]])
+        for n, *more in bundles
     ]
     order = sorted(range(len(trees)), key=lambda t: -len(trees[t].ids))
     found: list[TokenScores | None] = [None] * len(pairs)
-    numbers = list(rows.values())
     with evaluating(model):
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             scores = _score(model, [trees[t] for t in chosen], prefix)
-            for pair in (n for t in chosen for n in numbers[t]):
+            for pair in (n for t in chosen for n in bundles[t]):
                 found[pair] = next(scores)
     return found
 
@@ -297,6 +295,27 @@ def _check_pair(model: GPT, context: Ids, continuation: Ids) -> None:
             f"got a pair of {sizes}; the model reads {longest - 1} and "
             f"predicts one more. Drop the context's first tokens."
         )
+
+
+def _bundles(pairs: Sequence[tuple[Ids, Ids]], most: int) -> list[list[int]]:
+    """Pairs of one context, by number, that go into one row together.
+
+    A row reads at most ``most`` tokens. Answers laid side by side multiply
+    each other's keys in vain, and at some length that costs more than
+    reading the context again.
+    """
+    bundles: list[list[int]] = []
+    newest: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    for number, (context, continuation) in enumerate(pairs):
+        bundle, room = newest.get(tuple(context), ([], -1))
+        read = len(continuation) - 1  # its last token is only predicted
+        room -= read
+        if room < 0:
+            bundle, room = [], most - len(context) - read
+            bundles.append(bundle)
+        bundle.append(number)
+        newest[tuple(context)] = bundle, room
+    return bundles
 
 
 @dataclass(frozen=True)
