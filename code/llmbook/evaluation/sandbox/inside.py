@@ -1,0 +1,80 @@
+"""What runs first inside the sandbox: limits, then the program.
+
+The source of this file is handed to ``python -I -S -c`` in every tier; only
+Python's standard library is there. It gives up what is left of root, sets
+the limits on itself, tells the judge that it is ready, and runs the program
+that the judge sends it. It holds nothing worth stealing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+LENGTH = 4  # bytes of a frame's length, most significant first
+
+
+def read_exactly(fd: int, count: int) -> bytes:
+    """``count`` bytes of a pipe; fewer only where it ended."""
+    parts = []
+    while count > 0 and (part := os.read(fd, min(count, 1 << 20))):
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def read_frame(fd: int) -> bytes | None:
+    """The next message of a pipe; None where the judge closed it."""
+    head = read_exactly(fd, LENGTH)
+    if len(head) < LENGTH:
+        return None
+    return read_exactly(fd, int.from_bytes(head, "big"))
+
+
+def write_frame(fd: int, message: bytes) -> None:
+    """Write a message behind its length."""
+    data = memoryview(len(message).to_bytes(LENGTH, "big") + message)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def become(user: int) -> None:
+    """Give up root for good: process limits do not bind it, setrlimit(2)."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    """Set each ``RLIMIT_`` named here, for good, see setrlimit(2).
+
+    Raises:
+        OSError, ValueError: the system refuses a limit.
+    """
+    import resource
+
+    for name, value in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}")
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def main() -> None:
+    """Take the settings from the command line, then be the program."""
+    settings: dict[str, Any] = json.loads(sys.argv.pop())
+    if settings["user"] is not None:
+        become(settings["user"])
+    set_limits(settings["limits"])
+    requests, answers = settings["requests"], settings["answers"]
+    write_frame(answers, b"ready")
+    source = read_frame(requests) or b""
+    names = {
+        "__name__": "__main__",
+        "receive": lambda: read_frame(requests),
+        "send": lambda message: write_frame(answers, message),
+    }
+    exec(compile(source, "<program>", "exec"), names)

@@ -1,0 +1,81 @@
+"""Which files a bare Python needs: the interpreter and system libraries."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+LOADER_CACHE = "/etc/ld.so.cache"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+PACKAGES = ("site-packages", "dist-packages")  # not needed, so not shown
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python by its place; the other paths are relative to ``prefix``.
+
+    Attributes:
+        prefix: Where it is installed: not the virtual environment.
+        executable: The program, as ``bin/python3.11``.
+        standard: The standard library, as ``lib/python3.11``.
+        packages: Folders with other packages beside or in that library.
+    """
+
+    prefix: Path
+    executable: Path
+    standard: Path
+    packages: tuple[Path, ...]
+
+    @property
+    def libraries(self) -> tuple[Path, ...]:
+        """Folders with its shared libraries, as ``lib``."""
+        return tuple(dict.fromkeys([Path("lib"), self.standard.parent]))
+
+
+@functools.cache
+def interpreter() -> Interpreter:
+    """This process's interpreter, without its virtual environment.
+
+    >>> found = interpreter()
+    >>> (found.prefix / found.standard / "os.py").is_file()
+    True
+    """
+    program = getattr(sys, "_base_executable", None) or sys.executable
+    executable = Path(os.path.realpath(program))
+    prefix = executable.parents[1]
+    standard = Path(os.__file__).resolve().parent.relative_to(prefix)
+    packages = (
+        path.relative_to(prefix)
+        for name in PACKAGES
+        for path in (prefix / standard.parent).glob(f"python3*/{name}")
+    )
+    return Interpreter(
+        prefix,
+        executable.relative_to(prefix),
+        standard,
+        tuple(sorted(packages)),
+    )
+
+
+def readable_files(prefix: str) -> list[str]:
+    """What a bare Python reads under ``prefix``: no other packages.
+
+    It also lists the standard library's folder, to find modules there.
+    """
+    python = interpreter()
+    hidden = {path.name for path in python.packages}
+    standard = [
+        f"{prefix}/{python.standard}/{name}"
+        for name in os.listdir(python.prefix / python.standard)
+        if name not in hidden
+    ]
+    shared = [
+        f"{prefix}/{library}/{path.name}"
+        for library in python.libraries
+        for path in (python.prefix / library).glob("*.so*")
+    ]
+    return [*standard, *shared, LOADER_CACHE]
