@@ -1,20 +1,20 @@
-"""Weights from Hugging Face's GPT-2, from the hub or from a folder."""
+"""Weights in Hugging Face's format, from the hub or from a folder."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llmbook import downloads
-from llmbook.config import GPT2_CONTEXT_LENGTH, GPT2_VOCAB_SIZE, GPTConfig
-from llmbook.layers import EXPANSION
+from llmbook.config import GPTConfig
 from llmbook.model import GPT
+
+from .files import CONFIG, INDEX, WEIGHTS, read_json
+from .names import config_from_hub, our_state
 
 REPOSITORIES = {
     "gpt2": "openai-community/gpt2",
@@ -24,28 +24,7 @@ REPOSITORIES = {
 }
 ENDPOINT_VARIABLE = "HF_ENDPOINT"  # the hub's own variable, for mirrors
 ENDPOINT = "https://huggingface.co"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INDEX = "model.safetensors.index.json"  # which shard holds which tensor
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-# transformers' name within h.<i>. : ours within blocks.<i>.
-IN_BLOCK = {
-    "ln_1": "norm_1",
-    "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.output",
-    "ln_2": "norm_2",
-    "mlp.c_fc": "feed_forward.up",
-    "mlp.c_proj": "feed_forward.down",
-}
-OUTSIDE = {
-    "wte.weight": "token_embedding.weight",
-    "wpe.weight": "position_embedding.weight",
-    "ln_f.weight": "final_norm.weight",
-    "ln_f.bias": "final_norm.bias",
-    "lm_head.weight": "head.weight",
-}
-MASKS = (".attn.bias", ".attn.masked_bias")  # stored masks, not weights
-GELU_NAMES = ("gelu_new", "gelu_pytorch_tanh")  # both are the tanh form
 
 
 def from_pretrained_gpt2(
@@ -74,87 +53,6 @@ def from_pretrained_gpt2(
             f"expected a folder or one of {', '.join(REPOSITORIES)}."
         )
     return _load_folder(download(str(name_or_dir), progress))
-
-
-def config_from_hub(settings: dict[str, Any]) -> GPTConfig:
-    """Our configuration for the contents of a GPT-2's ``config.json``.
-
-    Raises:
-        ValueError: a setting asks for what our GPT does not compute.
-
-    >>> settings = {"model_type": "gpt2", "n_layer": 2, "n_head": 2,
-    ...             "n_embd": 8, "n_positions": 16, "vocab_size": 100}
-    >>> config_from_hub(settings).context_length
-    16
-    """
-    n_embd = settings.get("n_embd", 768)  # defaults: transformers' GPT2Config
-    required = {
-        "model_type": ("gpt2",),
-        "activation_function": GELU_NAMES,
-        "n_inner": (None, EXPANSION * n_embd),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    }
-    for key, allowed in required.items():
-        value = settings.get(key, allowed[0])
-        if value not in allowed:
-            raise ValueError(
-                f"{CONFIG} says {key} = {value!r}; this GPT computes only "
-                f"{' or '.join(map(repr, allowed))}."
-            )
-    return GPTConfig(
-        vocab_size=settings.get("vocab_size", GPT2_VOCAB_SIZE),
-        context_length=settings.get("n_positions", GPT2_CONTEXT_LENGTH),
-        n_layer=settings.get("n_layer", 12),
-        n_head=settings.get("n_head", 12),
-        n_embd=n_embd,
-        dropout=settings.get("resid_pdrop", 0.1),
-        tie_weights=settings.get("tie_word_embeddings", True),
-        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
-        init_std=settings.get("initializer_range", 0.02),
-    )
-
-
-def our_name(name: str) -> str | None:
-    """Our parameter for transformers' GPT-2 ``name``; None for masks.
-
-    Raises:
-        ValueError: a GPT-2 has no such tensor.
-
-    >>> our_name("transformer.h.3.mlp.c_fc.weight")
-    'blocks.3.feed_forward.up.weight'
-    """
-    short = name.removeprefix("transformer.")
-    if short.endswith(MASKS):
-        return None
-    if short in OUTSIDE:
-        return OUTSIDE[short]
-    parts = short.split(".")
-    layer, part = ".".join(parts[:2]), ".".join(parts[2:-1])
-    if parts[0] != "h" or part not in IN_BLOCK:
-        raise ValueError(
-            f"the checkpoint has a tensor {name!r}, which a GPT-2 has not; "
-            "expected the weights of a GPT2LMHeadModel or GPT2Model."
-        )
-    return f"blocks.{layer[2:]}.{IN_BLOCK[part]}.{parts[-1]}"
-
-
-def our_state(tensors: dict[str, Tensor], config: GPTConfig) -> dict:
-    """Our state dict for ``tensors`` under transformers' names.
-
-    transformers keeps a block's matrices as (inputs, outputs), after
-    GPT-2's original code (``Conv1D``); ``nn.Linear`` has them transposed.
-    """
-    state = {}
-    for name, tensor in tensors.items():
-        ours = our_name(name)
-        if ours is None or (ours == "head.weight" and config.tie_weights):
-            continue
-        if ours.startswith("blocks") and tensor.ndim == 2:
-            tensor = tensor.T
-        state[ours] = tensor.float().contiguous()
-    return state
 
 
 def gpt_from_tensors(tensors: dict[str, Tensor], config: GPTConfig) -> GPT:
@@ -199,7 +97,7 @@ def _load_folder(folder: Path) -> GPT:
         raise ValueError(
             f"{folder} has no {CONFIG}; expected it beside the weights."
         )
-    config = config_from_hub(_read_json(config_path))
+    config = config_from_hub(read_json(config_path))
     tensors: dict[str, Tensor] = {}
     for path in _weight_files(folder):
         tensors.update(_read_safetensors(path))
@@ -222,7 +120,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     """The file names in an index; a name may not leave the folder."""
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(
@@ -230,15 +128,6 @@ def _shards(index: Path) -> list[str]:
                 "name of a safetensors file in the same folder."
             )
     return names
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}). Download it again."
-        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

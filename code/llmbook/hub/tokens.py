@@ -1,0 +1,286 @@
+"""A byte-level BPE tokenizer as Hugging Face's ``tokenizer.json``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from llmbook.tokenizer import (
+    GPT2_PATTERN,
+    BPETokenizer,
+    Pair,
+    TiktokenTokenizer,
+    Tokenizer,
+)
+
+from .files import TOKENIZER, read_json
+
+# Bytes that stand for themselves in the file: what can be seen when printed.
+VISIBLE = (
+    *range(ord("!"), ord("~") + 1),
+    *range(ord("¡"), ord("¬") + 1),
+    *range(ord("®"), ord("ÿ") + 1),
+)
+FIRST_STAND_IN = 256  # the others are written as letters from here on
+N_BYTES = 256
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": False,  # the pattern has cut the text already
+}
+PLAIN_BPE = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+
+
+@cache
+def byte_letters() -> dict[int, str]:
+    """The letter that GPT-2's files write for each byte.
+
+    Visible ones are written as themselves, the other 68 as the letters from
+    U+0100 on, so that a token never holds a blank (Radford et al. 2019,
+    their code's ``bytes_to_unicode``).
+
+    >>> "".join(byte_letters()[value] for value in b" kite\\n")
+    'ĠkiteĊ'
+    """
+    stand_ins = count(FIRST_STAND_IN)
+    return {
+        value: chr(value if value in VISIBLE else next(stand_ins))
+        for value in range(N_BYTES)
+    }
+
+
+def as_letters(token: bytes) -> str:
+    """``token`` as GPT-2's files write it, a letter a byte."""
+    return "".join(byte_letters()[value] for value in token)
+
+
+def as_bytes(letters: str) -> bytes:
+    """The token that GPT-2's files write as ``letters``.
+
+    Raises:
+        ValueError: a letter stands for no byte.
+
+    >>> as_bytes("Ġkite")
+    b' kite'
+    """
+    values = {letter: value for value, letter in byte_letters().items()}
+    try:
+        return bytes(values[letter] for letter in letters)
+    except KeyError as error:
+        raise ValueError(
+            f"token {letters!r} of {TOKENIZER} has the letter {error}, which "
+            "stands for no byte; expected a byte-level BPE like GPT-2's."
+        ) from None
+
+
+def halves(token: bytes, ranks: Mapping[bytes, int]) -> Pair:
+    """The two tokens whose merge made ``token``.
+
+    Its bytes are merged by rank until two parts are left, which is what BPE
+    did with them when it learned the token.
+
+    >>> halves(b"low", {b"lo": 0, b"low": 1, b"ow": 2})
+    (b'lo', b'w')
+    """
+    parts = [bytes([value]) for value in token]
+
+    def rank(i: int) -> float:
+        return ranks.get(parts[i] + parts[i + 1], math.inf)
+
+    while len(parts) > 2:
+        i = min(range(len(parts) - 1), key=rank)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    left, right = parts
+    return left, right
+
+
+def _parts(tokenizer: Tokenizer) -> tuple[list[Pair], str]:
+    """The merges and the pattern of ``tokenizer``."""
+    if isinstance(tokenizer, BPETokenizer):
+        return tokenizer.merges, tokenizer.pattern
+    if not isinstance(tokenizer, TiktokenTokenizer):
+        raise ValueError(
+            f"got a {type(tokenizer).__name__}; expected a byte-level BPE "
+            "tokenizer, a BPETokenizer or a TiktokenTokenizer."
+        )
+    special = tokenizer.special_tokens.values()
+    ids = [i for i in range(tokenizer.vocab_size) if i not in special]
+    ranks = {tokenizer.token_bytes(i): i for i in ids}
+    merges = [halves(token, ranks) for token in ranks if len(token) > 1]
+    return merges, tokenizer.encoding._pat_str  # tiktoken shows it nowhere
+
+
+def tokenizer_to_hub(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of ``tokenizer.json``, as the tokenizers library reads it.
+
+    Raises:
+        ValueError: it is no byte-level BPE, or a special token has the name
+            of an ordinary one.
+    """
+    merges, pattern = _parts(tokenizer)
+    special = {i: name for name, i in tokenizer.special_tokens.items()}
+    vocabulary = {
+        special.get(i) or as_letters(tokenizer.token_bytes(i)): i
+        for i in range(tokenizer.vocab_size)
+    }
+    if len(vocabulary) < tokenizer.vocab_size:
+        raise ValueError(
+            f"one of the special tokens {list(special.values())} is written "
+            "like an ordinary token, and the file can hold it once. Give it "
+            "a name that no text has, such as <|name|>."
+        )
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            _added_token(i, name) for i, name in sorted(special.items())
+        ],
+        "normalizer": None,
+        "pre_tokenizer": _pre_tokenizer(pattern),
+        "post_processor": None,
+        "decoder": BYTE_LEVEL,
+        "model": {
+            **PLAIN_BPE,
+            "vocab": vocabulary,
+            "merges": [" ".join(map(as_letters, pair)) for pair in merges],
+        },
+    }
+
+
+def _pre_tokenizer(pattern: str) -> dict[str, Any]:
+    """Cut text at the matches of ``pattern``, then write bytes as letters."""
+    return {"type": "Sequence", "pretokenizers": [_split(pattern), BYTE_LEVEL]}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+def _added_token(number: int, name: str) -> dict[str, Any]:
+    return {
+        "id": number,
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer in a folder's ``tokenizer.json``.
+
+    A :class:`BPETokenizer` where the first 256 ids are the bytes, as in
+    every tokenizer that the book trains; with GPT-2's order of ids, a
+    :class:`TiktokenTokenizer`.
+
+    Raises:
+        ValueError: there is no such file, or its tokenizer does something
+            that neither of the two does.
+    """
+    path = Path(folder, TOKENIZER)
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no {TOKENIZER}; expected a folder that "
+            "save_pretrained wrote, of a model with its tokenizer."
+        )
+    content = read_json(path)
+    try:
+        pattern = _pattern(content)
+        special = {t["content"]: t["id"] for t in content["added_tokens"]}
+        ids = {
+            as_bytes(letters): number
+            for letters, number in content["model"]["vocab"].items()
+            if letters not in special
+        }
+        merges = [_pair(merge) for merge in content["model"]["merges"]]
+        return _tokenizer(ids, merges, special, pattern)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} lacks what a byte-level BPE has ({error!r}). Save the "
+            "model again."
+        ) from None
+
+
+def _pair(merge: str | list[str]) -> Pair:
+    """A merge, written as "a b", or as ["a", "b"] by newer libraries."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return as_bytes(left), as_bytes(right)
+
+
+def _pattern(content: dict[str, Any]) -> str:
+    """How the file cuts text, where it does what our tokenizers do.
+
+    Raises:
+        ValueError: it does something else.
+    """
+    model, steps = content["model"], content["pre_tokenizer"]
+    *cuts, last = steps.get("pretokenizers", [steps])
+    pattern = cuts[0]["pattern"]["Regex"] if cuts else GPT2_PATTERN
+    after = content.get("post_processor") or BYTE_LEVEL
+    fits = (
+        {k: model[k] for k in PLAIN_BPE if model.get(k)} == {"type": "BPE"}
+        and not content.get("normalizer")
+        and cuts == [_split(pattern)][: len(cuts)]
+        and last["type"] == after["type"] == "ByteLevel"
+        and last.get("use_regex", True) == (not cuts)
+        and not last["add_prefix_space"]
+    )
+    if not fits:
+        raise ValueError(
+            f"{TOKENIZER} does more than cut text by one pattern and merge "
+            "its bytes; expected a byte-level BPE without normalizer, added "
+            "blanks or tokens, as GPT-2 has it."
+        )
+    return pattern
+
+
+def _tokenizer(
+    ids: dict[bytes, int],
+    merges: list[Pair],
+    special: dict[str, int],
+    pattern: str,
+) -> Tokenizer:
+    """Ours, where its ids are the file's; else tiktoken's."""
+    ours = BPETokenizer(merges, sorted(special, key=special.get), pattern)
+    found = {ours.token_bytes(i): i for i in range(len(ids))}
+    if found == ids and ours.special_tokens == special:
+        return ours
+    import tiktoken
+
+    ranks = [ids[left + right] for left, right in merges]
+    if ranks != sorted(ranks) or len(ids) != N_BYTES + len(ranks):
+        raise ValueError(
+            f"the ids in {TOKENIZER} do not follow the order of its merges; "
+            "expected them to, as in GPT-2's."
+        )
+    return TiktokenTokenizer(
+        tiktoken.Encoding(
+            "hub",
+            pat_str=pattern,
+            mergeable_ranks=ids,
+            special_tokens=special,
+        )
+    )
