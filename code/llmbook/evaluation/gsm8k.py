@@ -9,13 +9,24 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
 
-from llmbook.corpus.benchmarks import WordProblem
+from llmbook.corpus.benchmarks import WordProblem, load_gsm8k
+from llmbook.evaluation.models import LanguageModel
+from llmbook.evaluation.tasks import (
+    FEWSHOT_SEED,
+    Options,
+    Record,
+    hashed,
+    new_tokens,
+    proportion,
+)
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 MAX_NEW_TOKENS = 256  # the harness's default (HFLM.max_gen_toks)
-SHOTS = 5
-SHOTS_SEED = 1234  # the harness's fewshot_random_seed
+SHOTS = 5  # the task's num_fewshot
 
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -41,7 +52,7 @@ def prompt(problem: WordProblem, shots: Sequence[WordProblem] = ()) -> str:
 
 
 def drawn_shots(
-    pool: Sequence[WordProblem], count: int, seed: int = SHOTS_SEED
+    pool: Sequence[WordProblem], count: int, seed: int = FEWSHOT_SEED
 ) -> Iterator[list[WordProblem]]:
     """New solved examples for each problem in turn, without end.
 
@@ -102,3 +113,88 @@ def exact_match(answer: str, solution: str) -> bool:
     True
     """
     return normalise_answer(answer) == normalise_answer(solution)
+
+
+@dataclass(frozen=True)
+class WordProblemTask:
+    """GSM8K, or problems in its form; each with its own solved examples."""
+
+    items: Sequence[WordProblem]
+    shots: Sequence[Sequence[WordProblem]]
+    max_new_tokens: int | None = None
+
+    name = "gsm8k"
+    variant = "gsm8k (3.0)"
+
+    @classmethod
+    def load(cls, options: Options) -> WordProblemTask:
+        """The first ``limit`` test problems."""
+        items = load_gsm8k("test", folder=options.folder)[: options.limit]
+        count = SHOTS if options.num_fewshot is None else options.num_fewshot
+        pool = load_gsm8k("train", folder=options.folder) if count else ()
+        shots = drawn_shots(pool, count, options.fewshot_seed)
+        drawn = list(islice(shots, len(items)))
+        return cls(items, drawn, options.max_new_tokens)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def id(self, number: int) -> str:
+        """The number within the file."""
+        return str(number)
+
+    def digest(self) -> str:
+        """A hash of problems and examples."""
+        return hashed(
+            [
+                [asdict(p) for p in self.items],
+                [[asdict(p) for p in row] for row in self.shots],
+            ]
+        )
+
+    def score(
+        self, model: LanguageModel, numbers: Sequence[int]
+    ) -> list[Record]:
+        """Records with what the model wrote and what was found in it."""
+        prompts = [prompt(self.items[n], self.shots[n]) for n in numbers]
+        most = new_tokens(model, self.max_new_tokens, MAX_NEW_TOKENS)
+        ids = [model.encode(text) for text in prompts]
+        written = model.generate(ids, most, STOP)
+        return [
+            {
+                **self.record(number, text, generation),
+                "cut": max(0, len(row) + most - model.context_length),
+            }
+            for number, text, generation, row in zip(
+                numbers, prompts, written, ids, strict=True
+            )
+        ]
+
+    def record(self, number: int, text: str, generation: str) -> Record:
+        """What is kept of a problem."""
+        solution = self.items[number].answer
+        extracted = {
+            "strict": strict_answer(generation),
+            "flexible": flexible_answer(generation),
+        }
+        return {
+            "task": self.name,
+            "id": self.id(number),
+            "prompt": text,
+            "target": solution,
+            "generation": generation,
+            "extracted": extracted,
+            "correct": {
+                way: exact_match(answer, solution)
+                for way, answer in extracted.items()
+            },
+        }
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        """The share of exact matches, by either way of looking."""
+        return {
+            "metrics": {
+                way: proportion([row["correct"][way] for row in records])
+                for way in ("strict", "flexible")
+            }
+        }

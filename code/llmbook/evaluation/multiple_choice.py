@@ -9,10 +9,21 @@ choices themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-from llmbook.corpus.benchmarks import LETTERS, MultipleChoice
+from llmbook.corpus.benchmarks import LETTERS, MultipleChoice, load_mmlu
+from llmbook.evaluation.models import LanguageModel, Pair, Scored, encode_pair
+from llmbook.evaluation.tasks import (
+    Options,
+    Record,
+    check_finite,
+    hashed,
+    proportion,
+    tokens_cut,
+)
 
 BETWEEN = "\n\n"  # the harness's fewshot_delimiter
 BEFORE_ANSWER = " "  # the harness's target_delimiter
@@ -24,12 +35,14 @@ class Layout:
 
     Args:
         name: what results call it.
+        variant: the task of lm-evaluation-harness that it is.
         heading: the line above the examples, with ``{subject}`` in it.
         ask: a question as text, up to where the answer begins.
         answers: what may follow, in the order of the choices.
     """
 
     name: str
+    variant: str
     heading: str
     ask: Callable[[MultipleChoice], str]
     answers: Callable[[MultipleChoice], Sequence[str]]
@@ -66,19 +79,19 @@ def cloze_question(item: MultipleChoice) -> str:
     return f"Question: {item.question.strip()}\nAnswer:"
 
 
-# Hendrycks et al. 2021, appendix B; the harness's task `mmlu`, version 1.0
-# of its default template.
+# Hendrycks et al. 2021, section 3 and figure 1 of its appendix.
 LETTERED = Layout(
     "mmlu",
+    "mmlu (default template 1.0)",
     "The following are multiple choice questions (with answers) about "
     "{subject}.",
     letters_question,
     lambda item: tuple(LETTERS),
 )
-# The harness's task `mmlu_continuation`, version 1.0; the idea is older:
-# Brown et al. 2020, section 2.4, compare whole answers.
+# Brown et al. 2020, section 2.4: whole answers are compared.
 CLOZE = Layout(
     "mmlu_cloze",
+    "mmlu_continuation (1.0)",
     "The following are questions (with answers) about {subject}.",
     cloze_question,
     lambda item: item.choices,
@@ -152,3 +165,145 @@ def pooled_error(errors: Iterable[float], sizes: Iterable[int]) -> float:
     n = sum(size for _, size in rows)
     squares = sum((size - 1) * size * error**2 for error, size in rows)
     return math.sqrt(squares / (n - len(rows)) / n)
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """MMLU in one of its layouts (Hendrycks et al. 2021).
+
+    ``shots`` are the solved examples of each subject, from its ``dev`` file
+    in the order of the file.
+    """
+
+    layout: Layout
+    items: Sequence[MultipleChoice]
+    shots: Mapping[str, Sequence[MultipleChoice]]
+
+    @property
+    def name(self) -> str:
+        return self.layout.name
+
+    @property
+    def variant(self) -> str:
+        return self.layout.variant
+
+    @classmethod
+    def load(cls, layout: Layout, options: Options) -> ChoiceTask:
+        """The test questions, the first ``limit`` of each subject."""
+        files = {"folder": options.folder, "subjects": options.subjects}
+        groups = _by_subject(load_mmlu("test", **files))
+        count = options.num_fewshot or 0
+        shots = _by_subject(load_mmlu("dev", **files)) if count else {}
+        for subject in groups if count else ():
+            if len(shots.get(subject, ())) < count:
+                raise ValueError(
+                    f"{count} solved examples are asked for, and the dev "
+                    f"file of {subject} has {len(shots.get(subject, ()))}. "
+                    "Ask for fewer with num_fewshot."
+                )
+        return cls(
+            layout,
+            [q for group in groups.values() for q in group[: options.limit]],
+            {subject: shots[subject][:count] for subject in shots},
+        )
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def id(self, number: int) -> str:
+        """The subject, and the number within it."""
+        return self._ids[number]
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        groups = _by_subject(self.items)
+        return [f"{s}/{n}" for s, qs in groups.items() for n in range(len(qs))]
+
+    def digest(self) -> str:
+        """A hash of questions and examples."""
+        shots = {s: [asdict(q) for q in qs] for s, qs in self.shots.items()}
+        return hashed([[asdict(q) for q in self.items], shots])
+
+    def prompt(self, number: int) -> str:
+        """All that stands before the answer."""
+        item = self.items[number]
+        return prompt(self.layout, item, self.shots.get(item.subject, ()))
+
+    def pairs(self, model: LanguageModel, number: int) -> list[Pair]:
+        """The prompt with each answer, as ids."""
+        before = self.prompt(number)
+        return [
+            encode_pair(model, before, BEFORE_ANSWER + answer)
+            for answer in self.layout.answers(self.items[number])
+        ]
+
+    def score(
+        self, model: LanguageModel, numbers: Sequence[int]
+    ) -> list[Record]:
+        """Records with the log-likelihood of each answer."""
+        pairs = [self.pairs(model, number) for number in numbers]
+        scored = iter(model.loglikelihoods([p for row in pairs for p in row]))
+        return [
+            {
+                **self.record(number, [next(scored) for _ in row]),
+                "cut": max(tokens_cut(*p, model.context_length) for p in row),
+            }
+            for number, row in zip(numbers, pairs, strict=True)
+        ]
+
+    def record(self, number: int, scored: Sequence[Scored]) -> Record:
+        """What is kept of a question."""
+        item = self.items[number]
+        logprobs = [s.logprob for s in scored]
+        check_finite(self.name, self.id(number), logprobs)
+        answers = self.layout.answers(item)
+        target = LETTERS.index(item.answer)
+        prediction = {
+            "acc": likeliest(logprobs),
+            "acc_norm": likeliest_per_character(logprobs, answers),
+        }
+        return {
+            "task": self.name,
+            "id": self.id(number),
+            "subject": item.subject,
+            "prompt": self.prompt(number),
+            "answers": list(answers),
+            "target": target,
+            "loglikelihoods": logprobs,
+            "greedy": [s.greedy for s in scored],
+            "tokens": [s.tokens for s in scored],
+            "prediction": prediction,
+            "correct": {m: p == target for m, p in prediction.items()},
+        }
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Accuracy over all questions, by subject, and over subjects.
+
+        Over all questions each subject weighs as much as it has questions:
+        lm-evaluation-harness's group score, with its pooled error.
+        """
+        groups = _by_subject(records)
+        chance = 1 / len(LETTERS)
+        metrics, subjects, macro = {}, {s: {} for s in groups}, {}
+        for metric in ("acc", "acc_norm"):
+            for subject, rows in groups.items():
+                flags = [row["correct"][metric] for row in rows]
+                subjects[subject][metric] = proportion(flags, chance)
+            scores = [s[metric] for s in subjects.values()]
+            flags = [row["correct"][metric] for row in records]
+            metrics[metric] = proportion(flags, chance)
+            macro[metric] = sum(s["value"] for s in scores) / len(scores)
+            if all(s["stderr"] is not None for s in scores):
+                metrics[metric]["stderr"] = pooled_error(
+                    [s["stderr"] for s in scores], [s["n"] for s in scores]
+                )
+        return {"metrics": metrics, "macro": macro, "subjects": subjects}
+
+
+def _by_subject(items: Sequence[Any]) -> dict[str, list[Any]]:
+    """Items or records grouped by subject, in order."""
+    groups: dict[str, list[Any]] = {}
+    for item in items:
+        subject = item["subject"] if isinstance(item, dict) else item.subject
+        groups.setdefault(subject, []).append(item)
+    return groups

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from llmbook.corpus import Document, load_corpus
+from llmbook.corpus.folder import read_folder, read_text
 from llmbook.evaluation.models import Ids, LanguageModel, Pair
+from llmbook.evaluation.statistics import bootstrap_interval
+from llmbook.evaluation.tasks import Options, Record, check_finite, hashed
+
+WORLD_FILE = "validation.jsonl"  # in a folder of `llmbook corpus world`
 
 
 def rolling_windows(
@@ -180,3 +192,140 @@ def _windows(model: LanguageModel, text: str, context: int) -> list[Pair]:
         return [([prefix], [*ids, end])]
     windows = rolling_windows(ids, prefix, longest, context)
     return [*windows, (ids[-longest:], [end])]
+
+
+def scored_documents(options: Options) -> Sequence[Document]:
+    """The documents that ``options`` names, all of them.
+
+    Raises:
+        ValueError: texts are given and none is there, or all of a generated
+            corpus is asked for.
+        FileNotFoundError: no such file or folder.
+    """
+    corpus = options.corpus
+    if not isinstance(corpus, str | os.PathLike):
+        return [Document(text) for text in corpus]
+    world = Path(options.folder or "") / WORLD_FILE
+    if corpus == "world" and options.folder and world.is_file():
+        rows = map(json.loads, read_text(world).splitlines())
+        return [Document(row["text"], row["logprob"]) for row in rows]
+    if not options.held_out and corpus not in ("world", "austen"):
+        return [Document(text) for text in read_folder(corpus)]
+    loaded = load_corpus(corpus, documents=options.documents)
+    return (
+        loaded.validation
+        if options.held_out
+        else [*loaded.train, *loaded.validation]
+    )
+
+
+@dataclass(frozen=True)
+class PerplexityTask:
+    """Whole documents, and how surprised a model is by them."""
+
+    items: Sequence[Document]
+    context: int = 1
+
+    name = "perplexity"
+    variant = "loglikelihood_rolling"
+
+    @classmethod
+    def load(cls, options: Options) -> PerplexityTask:
+        """The first ``limit`` documents."""
+        items = scored_documents(options)[: options.limit]
+        if not items:
+            raise ValueError(
+                f"{options.corpus!r} has no documents; expected at least "
+                "one. Name another corpus, or give texts."
+            )
+        return cls(items, options.window_context)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def id(self, number: int) -> str:
+        """The number within the corpus."""
+        return str(number)
+
+    def digest(self) -> str:
+        """A hash of the texts and of what is known about them."""
+        return hashed([(d.text, d.logprob) for d in self.items])
+
+    def score(
+        self, model: LanguageModel, numbers: Sequence[int]
+    ) -> list[Record]:
+        """Records with the sums that perplexities are computed from."""
+        texts = [self.items[number].text for number in numbers]
+        scores = document_perplexities(model, texts, self.context)
+        return [
+            self.record(number, found)
+            for number, found in zip(numbers, scores, strict=True)
+        ]
+
+    def record(self, number: int, found: Perplexity) -> Record:
+        """What is kept of a document."""
+        sums = (-found.nats, -found.end_nats)
+        check_finite(self.name, self.id(number), sums)
+        return {
+            "task": self.name,
+            "id": self.id(number),
+            "prompt": "",
+            "target": self.items[number].text,
+            "loglikelihoods": [sums[0]],
+            "end_loglikelihood": sums[1],
+            "tokens": found.tokens,
+            "words": found.words,
+            "bytes": found.bytes,
+            "known": self.items[number].logprob,
+        }
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Perplexities and bits; ``floor`` is the least loss possible.
+
+        It is known of texts whose generator says how likely they were.
+        Intervals are the bootstrap's, over documents.
+        """
+        rows = np.array([_sums(row) for row in records])
+        metrics = {
+            name: _measured(rows, lambda p, name=name: getattr(p, name))
+            for name in (
+                "per_token",
+                "per_word",
+                "per_byte",
+                "bits_per_byte",
+                "loss",
+            )
+        }
+        known = [row["known"] for row in records]
+        if None not in known:
+            tokens = sum(row["tokens"] + 1 for row in records)
+            floor = -math.fsum(known) / tokens
+            metrics["floor"] = {**metrics["loss"], "value": floor}
+            metrics["floor"]["interval"] = None
+        return {"metrics": metrics}
+
+
+def _sums(record: Record) -> list[float]:
+    """The numbers of a :class:`Perplexity`, in its order."""
+    nats, end = -record["loglikelihoods"][0], -record["end_loglikelihood"]
+    counts = [record[name] for name in ("tokens", "words", "bytes")]
+    return [nats, *counts, end, 1]
+
+
+def _measured(
+    rows: np.ndarray, measure: Callable[[Perplexity], float]
+) -> dict[str, Any]:
+    """A measure of all documents and how far it moves when redrawn."""
+
+    def of(drawn: np.ndarray) -> float:
+        return measure(Perplexity(*drawn.sum(axis=0)))
+
+    n = len(rows)
+    interval = list(bootstrap_interval(rows, of)) if n > 1 else None
+    return {
+        "value": float(of(rows)),
+        "n": n,
+        "stderr": None,
+        "interval": interval,
+        "chance": None,
+    }

@@ -1,0 +1,146 @@
+"""HumanEval as a task: write functions, run them, count those that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmbook.corpus.benchmarks import CodeProblem, load_humaneval
+from llmbook.evaluation.humaneval import (
+    STOP_STRINGS,
+    check_solution,
+    pass_at_k,
+)
+from llmbook.evaluation.models import LanguageModel
+from llmbook.evaluation.statistics import bootstrap_interval, standard_error
+from llmbook.evaluation.tasks import (
+    Options,
+    Record,
+    hashed,
+    new_tokens,
+    proportion,
+)
+
+MAX_NEW_TOKENS = 1024  # the harness's max_gen_toks for this task
+SEED_STRIDE = 1_000_003  # a prime: the draws of two problems do not meet
+
+
+@dataclass(frozen=True)
+class CodeTask:
+    """HumanEval, or problems in its form (Chen et al. 2021).
+
+    The prompt is the problem's own and has no solved examples; stop strings
+    are those of lm-evaluation-harness.
+    """
+
+    items: Sequence[CodeProblem]
+    options: Options
+
+    name = "humaneval"
+    variant = "humaneval (1.0)"
+
+    @classmethod
+    def load(cls, options: Options) -> CodeTask:
+        """The first ``limit`` problems."""
+        items = load_humaneval(folder=options.folder)
+        return cls(items[: options.limit], options)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def id(self, number: int) -> str:
+        """What the file calls the problem, such as ``HumanEval/0``."""
+        return self.items[number].task_id
+
+    def digest(self) -> str:
+        """A hash of problems and tests."""
+        return hashed([asdict(problem) for problem in self.items])
+
+    def score(
+        self, model: LanguageModel, numbers: Sequence[int]
+    ) -> list[Record]:
+        """Records with what the model wrote and what became of it."""
+        usual = new_tokens(model, self.options.max_new_tokens, MAX_NEW_TOKENS)
+        prompts = [model.encode(self.items[n].prompt) for n in numbers]
+        return [
+            {
+                **self.record(number, samples),
+                "cut": max(0, len(ids) + usual - model.context_length),
+            }
+            for number, ids, samples in zip(
+                numbers,
+                prompts,
+                self.write(model, numbers, prompts, usual),
+                strict=True,
+            )
+        ]
+
+    def write(
+        self,
+        model: LanguageModel,
+        numbers: Sequence[int],
+        prompts: Sequence[list[int]],
+        most: int,
+    ) -> list[list[str]]:
+        """The samples for each problem.
+
+        Greedy ones are written side by side. Drawn ones have seeds that
+        only the problem and the sample decide.
+        """
+        chosen = self.options
+        if chosen.temperature == 0:
+            written = model.generate(prompts, most, STOP_STRINGS)
+            return [[text] for text in written]
+        return [
+            model.generate(
+                [ids] * chosen.samples,
+                most,
+                STOP_STRINGS,
+                temperature=chosen.temperature,
+                top_p=chosen.top_p,
+                seed=chosen.seed + number * SEED_STRIDE,
+            )
+            for number, ids in zip(numbers, prompts, strict=True)
+        ]
+
+    def record(self, number: int, samples: Sequence[str]) -> Record:
+        """What is kept of a problem; every sample is run in the sandbox."""
+        problem, tier = self.items[number], self.options.tier
+        verdicts = [check_solution(problem, s, tier=tier) for s in samples]
+        return {
+            "task": self.name,
+            "id": self.id(number),
+            "prompt": problem.prompt,
+            "target": f"{problem.test}\ncheck({problem.entry_point})",
+            "generation": samples[0],
+            "generations": list(samples),
+            "verdicts": [asdict(verdict) for verdict in verdicts],
+            "correct": {"pass": [verdict.passed for verdict in verdicts]},
+        }
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        """pass@k for 1, 10, 100, and as many samples as there are."""
+        passed = [row["correct"]["pass"] for row in records]
+        n = len(passed[0])
+        if n == 1:
+            return {"metrics": {"pass@1": proportion([p[0] for p in passed])}}
+        ks = sorted({k for k in (1, 10, 100) if k < n} | {n})
+        return {"metrics": {f"pass@{k}": pass_at(k, passed) for k in ks}}
+
+
+def pass_at(k: int, passed: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """pass@k over problems, from the verdicts on each one's samples.
+
+    >>> pass_at(1, [[True, False], [False, False]])["value"]
+    0.25
+    """
+    values = [pass_at_k(len(row), sum(row), k) for row in passed]
+    many = len(values) > 1
+    return {
+        "value": sum(values) / len(values),
+        "n": len(values),
+        "stderr": standard_error(values) if many else None,
+        "interval": list(bootstrap_interval(values)) if many else None,
+        "chance": None,
+    }
