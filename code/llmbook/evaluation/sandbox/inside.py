@@ -57,10 +57,11 @@ def set_limits(limits: dict[str, int]) -> None:
 
     for name, value in limits.items():
         kind = getattr(resource, f"RLIMIT_{name}")
-        _, hard = resource.getrlimit(kind)
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        _, most = resource.getrlimit(kind)
+        last = value + (name == "CPU")  # first SIGXCPU says why, then SIGKILL
+        if most != resource.RLIM_INFINITY:
+            value, last = min(value, most), min(last, most)
+        resource.setrlimit(kind, (value, last))
 
 
 def main() -> None:
