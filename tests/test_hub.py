@@ -7,9 +7,22 @@ import threading
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from llmbook import hub
+from llmbook.config import GPTConfig
+from llmbook.hub import tokens
+from llmbook.model import GPT
+from llmbook.sampling import generate
+from llmbook.tokenizer import (
+    END_OF_TEXT,
+    GPT2_PATTERN,
+    BPETokenizer,
+    CharTokenizer,
+    gpt2,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,9 +116,9 @@ def test_pickled_weights_are_refused_with_the_reason(checkpoint, name):
     folder = checkpoint[1]
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"\x80\x04.")
-    for given in (folder, folder / name):
+    for path in (folder, folder / name):
         with pytest.raises(ValueError, match="runs whatever code"):
-            hub.from_pretrained_gpt2(given)
+            hub.from_pretrained_gpt2(path)
 
 
 def test_a_truncated_file_is_told_from_a_good_one(checkpoint):
@@ -213,3 +226,318 @@ def test_no_network_is_an_error_that_says_what_to_do(local_hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="Or pass a folder"):
         hub.from_pretrained_gpt2("gpt2-medium")
+
+
+TEXT = """The kite is lost. Ona can't find it, and 12 crows don't care.
+They'll look for it in 1984 places: behind the mill, under the bridge, up
+in the old oak that nobody climbs.\n\n  Nobody but Ona, that is.\r\n"""
+SPECIAL = (END_OF_TEXT, "<|user|>")
+
+
+@functools.cache
+def tokenizer(special=SPECIAL, pattern=GPT2_PATTERN):
+    return BPETokenizer.train(TEXT, 300, special, pattern)
+
+
+def own_model(**changes):
+    """A small model whose every number is off its starting value."""
+    config = GPTConfig(
+        **{
+            "vocab_size": 300,
+            "context_length": 16,
+            "n_layer": 2,
+            "n_head": 2,
+            "n_embd": 16,
+            "init_std": 0.3,
+            **changes,
+        }
+    )
+    model = GPT(config, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@functools.cache
+def their_tokenizer(folder):
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "small"
+    return hub.save_pretrained(own_model(), tokenizer(), folder)
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_transformers_computes_what_the_saved_model_did(
+    tmp_path, tie_weights, bias
+):
+    model = own_model(tie_weights=tie_weights, bias=bias)
+    hub.save_pretrained(model, tokenizer(), tmp_path / "model")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    theirs, report = load(tmp_path / "model", output_loading_info=True)
+    assert not any(report.values())  # nothing missing, nothing left over
+    assert isinstance(theirs, transformers.GPT2LMHeadModel)
+    idx = torch.randint(300, (3, 16))
+    with torch.no_grad():
+        expected = theirs(idx).logits
+        assert_close(model(idx)[0], expected, atol=1e-5, rtol=1e-5)
+    prompt = [5, 7, 9]
+    greedy = theirs.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    assert greedy[0].tolist() == generate(model, prompt, 9, temperature=0)
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_saved_model_comes_back_the_same(tmp_path, tie_weights, bias):
+    model = own_model(tie_weights=tie_weights, bias=bias, dropout=0.25)
+    hub.save_pretrained(model, tokenizer(), tmp_path / "model")
+    back = hub.from_pretrained_gpt2(tmp_path / "model")
+    assert back.config == model.config
+    weights, found = model.state_dict(), back.state_dict()
+    assert weights.keys() == found.keys()
+    assert all(torch.equal(weights[name], found[name]) for name in weights)
+
+
+def test_transformers_saves_the_weights_that_it_read(tmp_path):
+    small = BPETokenizer([], special_tokens=[])
+    model = own_model(vocab_size=256)
+    hub.save_pretrained(model, small, tmp_path / "bytes")
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "bytes"
+    )
+    again.save_pretrained(tmp_path / "again")
+    back = hub.from_pretrained_gpt2(tmp_path / "again").state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(back[name], weight)
+
+
+# Letters that Unicode got lately are cut by each library's own tables.
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cn"]))
+HARD = (
+    "  two  blanks\r\nand\tlines \r\n\n \n x ",
+    "can't I'LL we've 12,345.67\u00a0km \u3000",
+    "漢字かな交じり文 한국어 العربية",
+    "\U0001f469\u200d\U0001f4bb\U0001f3fd é e\u0301 \ufeff\x00\x1c\x85",
+    "<|endoftext|> and <|user|>, written out",
+)
+
+
+@given(texts)
+@example("".join(HARD))
+@settings(max_examples=150, deadline=None)
+def test_transformers_gives_the_ids_of_the_saved_tokenizer(saved, text):
+    theirs, ours = their_tokenizer(saved), tokenizer()
+    ids = ours.encode(text, on_special="text")
+    assert theirs.encode(text, split_special_tokens=True) == ids
+    assert theirs.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_hard_texts_have_the_same_ids_in_every_tokenizer(tmp_path, text):
+    pattern = r"\p{N}{1,3}|[^\r\n]?\p{L}+|\s*[\r\n]|[\s\S]"
+    for ours in (tokenizer(pattern=pattern), tokenizer((), pattern)):
+        folder = tmp_path / f"with-{len(ours.special_tokens)}"
+        hub.save_pretrained(own_model(), ours, folder)
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        ids = ours.encode(text, on_special="text")
+        assert theirs.encode(text, split_special_tokens=True) == ids
+        assert hub.load_tokenizer(folder) == ours
+
+
+def test_transformers_reads_special_tokens_in_text_unless_told(saved):
+    theirs, ours = their_tokenizer(saved), tokenizer()
+    text = "a<|user|>b<|endoftext|>"
+    assert theirs.encode(text) == ours.encode(text, allowed_special="all")
+    assert theirs.decode([*ours.encode("a"), 299, 298]) == (
+        "a<|user|><|endoftext|>"
+    )
+    names = (theirs.bos_token, theirs.eos_token)
+    assert names == (END_OF_TEXT, END_OF_TEXT)
+    assert theirs.eos_token_id == ours.end_of_text == 298
+    assert theirs.decode([299, 298], skip_special_tokens=True) == ""
+
+
+def test_transformers_knows_lengths_and_the_end_of_text(saved):
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(saved)
+    assert theirs.config.max_position_embeddings == 16
+    assert theirs.config.eos_token_id == 298
+    assert theirs.generation_config.eos_token_id == 298
+    assert their_tokenizer(saved).model_max_length == 16
+    found = their_tokenizer(saved)("kite", return_tensors="pt")
+    with torch.no_grad():  # no token types: GPT-2 would add to each token
+        logits = theirs(**found).logits
+    ids = torch.tensor([tokenizer().encode("kite")])
+    assert_close(logits, own_logits(saved, ids))
+
+
+@torch.no_grad()
+def own_logits(folder, ids):
+    return hub.from_pretrained_gpt2(folder)(ids)[0]
+
+
+def test_a_saved_tokenizer_comes_back_the_same(saved, tmp_path):
+    assert hub.load_tokenizer(saved) == tokenizer()
+    their_tokenizer(saved).save_pretrained(tmp_path)
+    assert hub.load_tokenizer(tmp_path) == tokenizer()  # saved by them
+
+
+@functools.cache
+def gpt2_or_skip():
+    try:
+        return gpt2()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+def test_gpt2s_own_tokenizer_is_saved_with_its_ids(tmp_path):
+    ours = gpt2_or_skip()
+    model = own_model(vocab_size=50_257, n_layer=1)
+    folder = hub.save_pretrained(model, ours, tmp_path / "model")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(theirs) == 50_257
+    back = hub.load_tokenizer(folder)
+    assert back.fingerprint() == ours.fingerprint()
+    for text in (*HARD, TEXT, "def f(x):\n    return x\n"):
+        ids = ours.encode(text, on_special="text")
+        assert theirs.encode(text, split_special_tokens=True) == ids
+        assert back.encode(text, on_special="text") == ids
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    merges, vocab = content["model"]["merges"], content["model"]["vocab"]
+    assert len(merges) == 50_000  # and as in the published merges.txt:
+    assert merges[:4] == ["Ġ t", "Ġ a", "h e", "i n"]
+    assert merges[-2:] == ["Ġinform ants", "Ġg azed"]
+    assert (vocab["!"], vocab["Ġ"], vocab["Ġgazed"]) == (0, 220, 50_255)
+
+
+def test_a_tokenizer_that_hugging_face_trained_is_read(tmp_path):
+    library = pytest.importorskip("tokenizers")
+    theirs = library.ByteLevelBPETokenizer()
+    theirs.train_from_iterator([TEXT], 290, 1, False, [END_OF_TEXT])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = hub.load_tokenizer(tmp_path)
+    for text in (TEXT, *HARD[:4]):
+        assert ours.encode(text) == theirs.encode(text).ids
+
+
+def test_the_letters_for_bytes_are_those_of_the_tokenizers_library():
+    library = pytest.importorskip("tokenizers")
+    letters = tokens.byte_letters()
+    expected = library.pre_tokenizers.ByteLevel.alphabet()
+    assert sorted(letters.values()) == sorted(expected)
+    for value in range(128):  # one byte in UTF-8: the library shows it
+        step = library.pre_tokenizers.ByteLevel(False, use_regex=False)
+        [(found, _)] = step.pre_tokenize_str(chr(value))
+        assert found == letters[value]
+        assert tokens.as_bytes(found) == bytes([value])
+
+
+def test_the_halves_of_a_token_are_the_merge_that_made_it():
+    ours = tokenizer()
+    ranks = {ours.token_bytes(i): i for i in range(298)}
+    found = [tokens.halves(t, ranks) for t in ranks if len(t) > 1]
+    assert found == ours.merges
+
+
+def test_saving_again_replaces_the_model_whole(tmp_path):
+    folder = tmp_path / "deep" / "model"
+    hub.save_pretrained(own_model(tie_weights=False), tokenizer(), folder)
+    newer = own_model(n_layer=1)
+    assert hub.save_pretrained(newer, tokenizer(), str(folder)) == folder
+    assert hub.from_pretrained_gpt2(folder).config == newer.config
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_failed_save_leaves_the_older_model(saved, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("llmbook.hub.save.save_file", full)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(OSError, match="No space"):
+        hub.save_pretrained(own_model(n_layer=1), tokenizer(), saved)
+    after = {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert after == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_folder_or_file_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds thesis\.tex"):
+        hub.save_pretrained(own_model(), tokenizer(), tmp_path / "model")
+    file = tmp_path / "model" / "thesis.tex"
+    with pytest.raises(ValueError, match="new or an empty folder"):
+        hub.save_pretrained(own_model(), tokenizer(), file)
+    assert file.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_tokenizer_and_model_have_to_fit(tmp_path):
+    with pytest.raises(ValueError, match="300 tokens and the model knows 60"):
+        hub.save_pretrained(
+            own_model(vocab_size=60), tokenizer(), tmp_path / "model"
+        )
+    with pytest.raises(ValueError, match="byte-level BPE"):
+        hub.save_pretrained(
+            own_model(), CharTokenizer("abc"), tmp_path / "model"
+        )
+    clash = BPETokenizer([(b"a", b"b")], special_tokens=["ab"])
+    with pytest.raises(ValueError, match="like an ordinary token"):
+        hub.save_pretrained(own_model(), clash, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"normalizer": {"type": "NFC"}}, "without normalizer"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "cut text by one"),
+        ({"pre_tokenizer": None}, "lacks what"),
+        ({"model": {"type": "WordPiece", "vocab": {}}}, "cut text by one"),
+        (
+            {
+                "post_processor": {
+                    "type": "TemplateProcessing",
+                    "special_tokens": {"[CLS]": {}},
+                }
+            },
+            "added blanks or tokens",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_more_is_refused(
+    saved, tmp_path, change, message
+):
+    content = json.loads((saved / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content | change))
+    with pytest.raises(ValueError, match=message):
+        hub.load_tokenizer(tmp_path)
+
+
+def test_merges_out_of_order_are_refused(saved, tmp_path):
+    content = json.loads((saved / "tokenizer.json").read_text("utf-8"))
+    content["model"]["vocab"]["Ġt"], content["model"]["vocab"]["he"] = 1, 2
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="order of its merges"):
+        hub.load_tokenizer(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        hub.load_tokenizer(tmp_path)

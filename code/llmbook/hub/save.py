@@ -81,6 +81,8 @@ def _contents(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
             # GPT2Tokenizer would put its own pattern for ours.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": model.config.context_length,
+            # No token types: GPT-2 would add an embedding for each.
+            "model_input_names": ["input_ids", "attention_mask"],
             "clean_up_tokenization_spaces": False,  # decode what was written
             "bos_token": name,
             "eos_token": name,

@@ -34,6 +34,8 @@ BYTE_LEVEL = {
     "trim_offsets": True,
     "use_regex": False,  # the pattern has cut the text already
 }
+# Last steps that add no token, unless they name one to add.
+ADDS_NOTHING = ("ByteLevel", "TemplateProcessing")
 PLAIN_BPE = {
     "type": "BPE",
     "dropout": None,
@@ -244,7 +246,9 @@ def _pattern(content: dict[str, Any]) -> str:
         {k: model[k] for k in PLAIN_BPE if model.get(k)} == {"type": "BPE"}
         and not content.get("normalizer")
         and cuts == [_split(pattern)][: len(cuts)]
-        and last["type"] == after["type"] == "ByteLevel"
+        and last["type"] == "ByteLevel"
+        and after["type"] in ADDS_NOTHING
+        and not after.get("special_tokens")
         and last.get("use_regex", True) == (not cuts)
         and not last["add_prefix_space"]
     )
