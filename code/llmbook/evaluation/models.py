@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from llmbook.batching import (
     BATCH_SIZE,
@@ -198,6 +199,16 @@ def stops(
     return completed
 
 
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 (hexadecimal) of every weight's name, shape and bytes."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(unique_tensors(model).items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        total.update(plain.view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 class GPTModel:
     """Our GPT and its tokenizer as a :class:`LanguageModel`.
 
@@ -287,13 +298,8 @@ class GPTModel:
 
     def fingerprint(self) -> str:
         """SHA-256 of every weight, and of the tokenizer."""
-        total = hashlib.sha256()
-        for name, tensor in sorted(unique_tensors(self.model).items()):
-            total.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-            plain = tensor.detach().cpu().contiguous().view(torch.uint8)
-            total.update(plain.numpy().tobytes())
-        total.update(self.tokenizer.fingerprint().encode())
-        return total.hexdigest()
+        parts = weights_hash(self.model) + self.tokenizer.fingerprint()
+        return hashlib.sha256(parts.encode()).hexdigest()
 
     def _end_names(self) -> list[str]:
         """How the end of a text would look, were it spelled out."""

@@ -1,0 +1,83 @@
+"""A model by its folder or its name, ready to be evaluated."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from llmbook import checkpoint, runtime
+from llmbook.batching import BATCH_SIZE
+from llmbook.evaluation.models import GPTModel, LanguageModel
+from llmbook.evaluation.transformers_model import TransformersModel
+from llmbook.hub import (
+    CONFIG,
+    REPOSITORIES,
+    TOKENIZER,
+    WEIGHTS,
+    config_from_hub,
+    from_pretrained_gpt2,
+    load_tokenizer,
+)
+from llmbook.hub.files import read_json
+from llmbook.tokenizer import BPETokenizer, Tokenizer, gpt2
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_model(
+    name_or_dir: str | os.PathLike[str], batch_size: int = BATCH_SIZE
+) -> LanguageModel:
+    """The model that ``name_or_dir`` names.
+
+    A folder of ``llmbook train``; a folder in Hugging Face's format;
+    ``"gpt2"`` and its larger sisters; or another causal model's name on the
+    hub. GPT-2s are computed by our own code, others by transformers.
+
+    Raises:
+        ValueError: there is no such folder, or it holds no model.
+        OSError: the hub cannot be reached, or has no such model; the
+            message says what to do.
+        ImportError: it takes transformers, which is missing.
+    """
+    name, path = os.fspath(name_or_dir), Path(name_or_dir)
+    if path.is_dir():
+        return _from_folder(path, batch_size)
+    if name in REPOSITORIES:
+        model = from_pretrained_gpt2(name).to(runtime.best_device())
+        return GPTModel(model, gpt2(), batch_size, name)
+    if path.exists() or not HUB_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is neither a folder nor a name on the hub; expected "
+            "a folder that `llmbook train` filled, one in Hugging Face's "
+            f"format, or a name such as {', '.join(REPOSITORIES)} or "
+            '"owner/model".'
+        )
+    return TransformersModel.load(name)
+
+
+def _from_folder(folder: Path, batch_size: int) -> LanguageModel:
+    if (folder / CONFIG).is_file():
+        tokenizer = _own_kind(folder)
+        if tokenizer is None:
+            return TransformersModel.load(folder)
+        model = from_pretrained_gpt2(folder)
+    elif (folder / WEIGHTS).is_file():
+        model = checkpoint.load_model(folder / WEIGHTS)
+        tokenizer = BPETokenizer.load(folder / TOKENIZER)
+    else:
+        raise ValueError(
+            f"{folder} holds no model; expected {WEIGHTS} and {TOKENIZER}, "
+            f"as `llmbook train` leaves them, or {CONFIG} with safetensors."
+        )
+    model = model.to(runtime.best_device())
+    return GPTModel(model, tokenizer, batch_size, folder.name)
+
+
+def _own_kind(folder: Path) -> Tokenizer | None:
+    """The folder's tokenizer, where it and the model are of our kind."""
+    try:
+        config_from_hub(read_json(folder / CONFIG))
+        return load_tokenizer(folder)
+    except ValueError:
+        return None
