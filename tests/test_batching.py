@@ -1,4 +1,4 @@
-"""batching.py: whatever stands beside a text, it gets what it gets alone."""
+"""batching: whatever stands beside a text, it gets what it gets alone."""
 
 from itertools import count
 
@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from llmbook import batching
 from llmbook.batching import (
     PaddedCache,
     common_prefix,
@@ -270,7 +269,7 @@ def test_answers_of_one_token_cost_a_single_reading():
 def test_the_heads_slices_join_up(monkeypatch):
     pairs = [(row(3), row(9, seed=n)) for n in range(3)]
     whole = score_pairs(MODEL, pairs)
-    monkeypatch.setattr(batching, "HEAD_TOKENS", 4)
+    monkeypatch.setattr("llmbook.batching.scoring.HEAD_TOKENS", 4)
     for one, other in zip(whole, score_pairs(MODEL, pairs), strict=True):
         assert_close(one.logprobs, other.logprobs)
 

@@ -1,0 +1,128 @@
+"""Texts side by side or end to end: where each token looks and stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llmbook.attention import Attend, causal_mask
+
+Ids = Sequence[int]
+
+PAD = 0  # any id will do, for no token looks at it
+SHARED = 0  # the document number of tokens that every document may see
+PADDING = -1  # and of those that none may
+
+
+def left_pad(
+    rows: Sequence[Ids],
+    pad_id: int = PAD,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Rows that end together: ids (B, T), and the pads (B,) before each.
+
+    Raises:
+        ValueError: there is no row, or one is empty.
+
+    >>> ids, pads = left_pad([[5], [6, 7, 8]])
+    >>> ids.tolist(), pads.tolist()
+    ([[0, 0, 5], [6, 7, 8]], [2, 0])
+    """
+    lengths = [len(row) for row in rows]
+    if not lengths or min(lengths) == 0:
+        raise ValueError(
+            f"got rows of {lengths} tokens; expected at least one row, and "
+            "at least one token in each. To start from nothing, give the "
+            "<|endoftext|> token."
+        )
+    pads = [max(lengths) - length for length in lengths]
+    padded = [
+        [pad_id] * pad + list(row) for pad, row in zip(pads, rows, strict=True)
+    ]
+    return (
+        torch.tensor(padded, dtype=torch.long, device=device),
+        torch.tensor(pads, dtype=torch.long, device=device),
+    )
+
+
+def padded_mask(pads: Tensor, T: int, S: int, prefix: int = 0) -> Tensor:
+    """Where the last ``T`` of ``S`` columns may look, bool (B, 1, T, S).
+
+    At themselves and at the columns before, but not at the ``pads`` (B,)
+    that stand behind the first ``prefix`` columns. A column of padding sees
+    itself, for a softmax over nothing is 0 / 0.
+
+    >>> padded_mask(torch.tensor([1]), T=3, S=3)[0, 0].int().tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    """
+    columns = torch.arange(S, device=pads.device)
+    real = (columns < prefix) | (columns >= prefix + pads[:, None])  # (B, S)
+    itself = columns[S - T :, None] == columns  # (T, S)
+    seen = causal_mask(T, S, pads.device) & real[:, None]  # (B, T, S)
+    return (seen | itself)[:, None]
+
+
+def positions_of(mask: Tensor) -> Tensor:
+    """The positions (B, T) for a mask (B, 1, T, S): how many one sees.
+
+    Without oneself, so that the first token of a text is at 0.
+
+    >>> positions_of(padded_mask(torch.tensor([2, 0]), T=4, S=4)).tolist()
+    [[0, 0, 0, 1], [0, 1, 2, 3]]
+    """
+    return mask[:, 0].sum(dim=-1) - 1
+
+
+def document_numbers(ids: Tensor, end_of_text: int) -> Tensor:
+    """Which document of its row each token of ``ids`` (B, T) belongs to.
+
+    A document begins with its ``end_of_text`` token, as the model reads it,
+    and numbers begin at 1.
+
+    >>> document_numbers(torch.tensor([[9, 4, 9, 5, 6]]), 9).tolist()
+    [[2, 2, 3, 3, 3]]
+    """
+    return 1 + (ids == end_of_text).cumsum(dim=-1)
+
+
+def document_mask(documents: Tensor) -> Tensor:
+    """Where the tokens of packed documents may look, bool (B, 1, T, T).
+
+    At the tokens before that have the same number in ``documents`` (B, T),
+    and at those numbered 0, which all documents share.
+
+    >>> document_mask(torch.tensor([[0, 1, 2, 2]]))[0, 0].int().tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
+    """
+    theirs = documents[:, None, :]  # (B, 1, S)
+    allowed = (documents[:, :, None] == theirs) | (theirs == SHARED)
+    causal = causal_mask(documents.shape[1], device=documents.device)
+    return (allowed & causal)[:, None]
+
+
+def packed_positions(documents: Tensor) -> Tensor:
+    """Positions (B, T) that begin again with each document.
+
+    >>> packed_positions(torch.tensor([[1, 1, 1, 2, 2]])).tolist()
+    [[0, 1, 2, 0, 1]]
+    """
+    return positions_of(document_mask(documents))
+
+
+def packed_attends(documents: Tensor, n_layer: int) -> list[Attend]:
+    """One function a layer, for ``GPT.forward(attends=...)``.
+
+    Pass ``positions=packed_positions(documents)`` beside it; each document
+    then has the logits that it has alone.
+    """
+    return masked_attends(document_mask(documents), n_layer)
+
+
+def masked_attends(mask: Tensor, n_layer: int) -> list[Attend]:
+    """One function a layer that looks where ``mask`` (B, 1, T, S) allows."""
+    attend = partial(F.scaled_dot_product_attention, attn_mask=mask)
+    return [attend] * n_layer
