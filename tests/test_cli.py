@@ -1,11 +1,13 @@
 """The command: what it prints, where it fails, and with which code."""
 
 import json
-import math
+import re
 
 import pytest
 
 from llmbook import cli
+from llmbook.corpus import load_corpus
+from llmbook.train import document_loss
 
 TINY = [
     "--documents=120",
@@ -49,14 +51,39 @@ def test_generate_is_seeded_and_goes_on_from_the_prompt(folder, capsys):
     assert outputs[0] == outputs[1] != outputs[2]
 
 
-def test_evaluate_prints_loss_perplexity_and_the_floor(folder, capsys):
-    arguments = ["evaluate", str(folder), "--documents=120", "--scored=3"]
-    assert cli.main(arguments) == 0
-    floor, result = capsys.readouterr().out.strip().splitlines()
-    loss = float(result.split()[1])
-    assert float(floor.split()[2]) < loss
-    perplexity = float(result.split("perplexity ")[1].split(",")[0])
-    assert perplexity == pytest.approx(math.exp(loss), rel=1e-3)
+def test_evaluate_prints_perplexity_loss_and_the_floor(folder, capsys):
+    arguments = ["evaluate", "--model", str(folder), "--documents=120"]
+    assert cli.main([*arguments, "--limit=3"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[1]: line.split() for line in out.splitlines()[:-1]}
+    loss, floor = float(rows["loss"][3]), float(rows["floor"][3])
+    assert 0 < floor < loss
+    model, tokenizer = cli.read_folder(folder)
+    held_out = load_corpus("world", documents=120).validation[:3]
+    ids = [tokenizer.encode(d.text) for d in held_out]
+    by_training = document_loss(model, ids, tokenizer.end_of_text)
+    # Not the same windows, for these documents are longer than the context.
+    assert loss == pytest.approx(by_training, rel=0.01)
+
+
+def test_evaluate_runs_every_benchmark_and_keeps_the_results(
+    folder, tmp_path, capsys
+):
+    world, out = tmp_path / "lull", tmp_path / "results.json"
+    cli.main(["corpus", "world", "--documents=60", "--out", str(world)])
+    arguments = ["evaluate", "--model", str(folder), "--folder", str(world)]
+    tasks = "mmlu,mmlu_cloze,gsm8k,humaneval,perplexity"
+    arguments += ["--tasks", tasks, "--limit=2", "--out", str(out)]
+    assert cli.main([*arguments, "--num-fewshot=1", "--batch-size=2"]) == 0
+    captured = capsys.readouterr()
+    assert f"results: {out}" in captured.out
+    assert "llmbook: mmlu: 6 of 6 prompts are longer" in captured.err
+    results = json.loads(out.read_text())
+    assert list(results["tasks"]) == tasks.split(",")
+    assert results["tasks"]["gsm8k"]["n"] == 2
+    for name in ("mmlu acc", "gsm8k strict", "humaneval pass@1"):
+        assert re.search(name.replace(" ", " +") + " +[26] ", captured.out)
+    assert {p.name for p in tmp_path.iterdir()} == {"lull", "results.json"}
 
 
 def test_tokenize_shows_ids_and_bytes(folder, capsys):
@@ -97,6 +124,7 @@ def test_corpus_cleans_files_and_shows_what_each_rule_took(tmp_path, capsys):
         (["generate", "nowhere", "Ona"], 1, "there is no checkpoint"),
         (["train", "out", "--corpus=nowhere"], 1, "nowhere"),
         (["tokenize", "a", "--tokenizer=nowhere"], 1, "nowhere"),
+        (["evaluate", "--model=no/such/folder"], 1, "neither a folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_without_a_traceback(
@@ -110,12 +138,29 @@ def test_what_cannot_be_done_is_one_line_without_a_traceback(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--tasks=mmlu,chess"], "expected some of mmlu, mmlu_cloze"),
+        (["--limit=0"], "limit is 0; expected at least 1"),
+        (["--samples=3"], "Set a temperature"),
+        (["--tasks=gsm8k", "--folder=nowhere"], "test.jsonl is missing"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_with_the_mend(
+    folder, arguments, word, capsys
+):
+    assert cli.main(["evaluate", "--model", str(folder), *arguments]) == 1
+    assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
         ["dance"],
         ["train", "out", "--training.steps=x"],
         ["train", "out", "--model.n-embd=10", "--model.n-head=3"],
+        ["evaluate"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):

@@ -8,8 +8,8 @@ Each subcommand is a dataclass whose fields are its options. A folder that
 from __future__ import annotations
 
 import json
-import math
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,18 +19,29 @@ import torch
 import tyro
 
 from llmbook import checkpoint, runtime
+from llmbook.batching import BATCH_SIZE
 from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Batches, TokenShard, load_corpus
 from llmbook.corpus.pipeline import PipelineConfig, run_pipeline
 from llmbook.corpus.world.files import write_world
+from llmbook.evaluation.harness import evaluate
+from llmbook.evaluation.loading import load_model
+from llmbook.evaluation.sandbox.tiers import InfrastructureError
 from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer, gpt2
-from llmbook.train import CHECKPOINT_NAME, document_loss, train
+from llmbook.train import CHECKPOINT_NAME, train
 
 EXIT_BAD_INPUT = 1  # what was asked cannot be done; the message says why
 EXIT_USAGE = 2  # argparse's and tyro's own, for a wrong command line
 EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+CANNOT_BE_DONE = (
+    ValueError,
+    OSError,
+    ArithmeticError,
+    ImportError,
+    InfrastructureError,
+)
 MODEL_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
 
 
@@ -132,31 +143,57 @@ class Generate:
 
 @dataclass
 class Evaluate:
-    """Measure loss and perplexity on held-out documents."""
+    """Measure a model by benchmarks, one line a score.
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """What `llmbook train` filled."""
+    A run that was stopped goes on where it was, if --out names a file.
+    """
+
+    model: str
+    """What `llmbook train` filled, a folder in Hugging Face's format, or a
+    name on its hub."""
+    tasks: str = "perplexity"
+    """With commas between: mmlu, mmlu_cloze, gsm8k, humaneval, perplexity."""
+    limit: int | None = None
+    """The first so many items of a task, of MMLU of each subject."""
+    out: Path | None = None
+    """File for scores, predictions and log-likelihoods, as JSON."""
+    restart: bool = False
+    """Begin anew, though a stopped run could go on."""
+    folder: Path | None = None
+    """The benchmarks' files, as `llmbook corpus world` writes them; else
+    the published ones."""
+    num_fewshot: int | None = None
+    """Solved examples in a prompt; else the task's own number."""
+    max_new_tokens: int | None = None
+    batch_size: int = BATCH_SIZE
+    samples: int = 1
+    """Programs written for each problem of HumanEval, for pass@k."""
+    temperature: float = 0.0
+    """0 always takes the likeliest token."""
+    top_p: float | None = None
+    seed: int = 0
     corpus: str = "world"
-    """"world", "austen", or a folder of .txt files."""
+    """Scored by perplexity: "world", "austen", or a folder of .txt files."""
     documents: int | None = 10_000
-    """The number the model was trained with: it fixes the split."""
-    scored: int = 100
-    """How many held-out documents are scored."""
+    """The number the model was trained with: it fixes what is held out."""
+    held_out: bool = True
+    """Score only documents that training leaves out."""
+    allow_weak_sandbox: bool = False
+    """Run a model's programs even where nothing but limits holds them."""
 
     def run(self) -> str:
-        model, tokenizer = read_folder(self.folder)
-        corpus = load_corpus(self.corpus, documents=self.documents)
-        held_out = corpus.validation[: self.scored]
-        ids = [tokenizer.encode(d.text) for d in held_out]
-        loss = document_loss(model, ids, tokenizer.end_of_text)
-        known = [d.logprob for d in held_out if d.logprob is not None]
-        if len(known) == len(held_out):
-            floor = -sum(known) / sum(len(i) + 1 for i in ids)
-            print(f"least possible: {floor:.4f} nats a token")
-        return (
-            f"loss {loss:.4f} nats a token, perplexity "
-            f"{math.exp(loss):.3f}, over {len(held_out)} documents"
+        apart = ("model", "tasks", "out", "restart", "batch_size")
+        options = {k: v for k, v in vars(self).items() if k not in apart}
+        results = evaluate(
+            load_model(self.model, self.batch_size),
+            self.tasks,
+            batch_size=self.batch_size,
+            out=self.out,
+            restart=self.restart,
+            **options,
         )
+        print(results.table())
+        return f"results: {self.out}" if self.out else "no file was asked for"
 
 
 @dataclass
@@ -270,14 +307,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         command = tyro.cli(Command, args=arguments, prog="llmbook")
-        print(command.run())
-    except (ValueError, OSError, ArithmeticError, ImportError) as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = _on_one_line
+            print(command.run())
+    except CANNOT_BE_DONE as error:
         print(f"llmbook: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("llmbook: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+def _on_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"llmbook: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from llmbook.evaluation.humaneval import (
     pass_at_k,
 )
 from llmbook.evaluation.models import LanguageModel
+from llmbook.evaluation.sandbox.tiers import best_tier
 from llmbook.evaluation.statistics import bootstrap_interval, standard_error
 from llmbook.evaluation.tasks import (
     Options,
@@ -36,15 +37,20 @@ class CodeTask:
 
     items: Sequence[CodeProblem]
     options: Options
+    tier: str  # of the sandbox
 
     name = "humaneval"
     variant = "humaneval (1.0)"
 
     @classmethod
     def load(cls, options: Options) -> CodeTask:
-        """The first ``limit`` problems."""
-        items = load_humaneval(folder=options.folder)
-        return cls(items[: options.limit], options)
+        """The first ``limit`` problems.
+
+        Raises:
+            InfrastructureError: there is no sandbox to run programs in.
+        """
+        items = load_humaneval(folder=options.folder)[: options.limit]
+        return cls(items, options, best_tier(options.allow_weak_sandbox))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -106,8 +112,11 @@ class CodeTask:
 
     def record(self, number: int, samples: Sequence[str]) -> Record:
         """What is kept of a problem; every sample is run in the sandbox."""
-        problem, tier = self.items[number], self.options.tier
-        verdicts = [check_solution(problem, s, tier=tier) for s in samples]
+        problem = self.items[number]
+        verdicts = [
+            check_solution(problem, sample, tier=self.tier)
+            for sample in samples
+        ]
         return {
             "task": self.name,
             "id": self.id(number),
@@ -123,10 +132,11 @@ class CodeTask:
         """pass@k for 1, 10, 100, and as many samples as there are."""
         passed = [row["correct"]["pass"] for row in records]
         n = len(passed[0])
-        if n == 1:
-            return {"metrics": {"pass@1": proportion([p[0] for p in passed])}}
         ks = sorted({k for k in (1, 10, 100) if k < n} | {n})
-        return {"metrics": {f"pass@{k}": pass_at(k, passed) for k in ks}}
+        metrics = {f"pass@{k}": pass_at(k, passed) for k in ks}
+        if n == 1:
+            metrics["pass@1"] = proportion([row[0] for row in passed])
+        return {"metrics": metrics, "sandbox": self.tier}
 
 
 def pass_at(k: int, passed: Sequence[Sequence[bool]]) -> dict[str, Any]:

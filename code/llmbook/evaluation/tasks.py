@@ -46,7 +46,7 @@ class Options:
         held_out: score only those that training leaves out.
         window_context: tokens that a further window sees again
             (:func:`~llmbook.evaluation.perplexity.rolling_windows`).
-        tier: of the sandbox, None the strongest there is.
+        allow_weak_sandbox: run programs where nothing but limits holds them.
 
     Raises:
         ValueError: a number is out of range.
@@ -66,7 +66,7 @@ class Options:
     documents: int | None = None
     held_out: bool = True
     window_context: int = 1
-    tier: str | None = None
+    allow_weak_sandbox: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
