@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmbook.model import GPT
 from llmbook.sampling import sample
@@ -51,11 +52,12 @@ def generate_batch(
     _check_room(model, prompts, max_new_tokens)
     rows = _Rows(model, prompts, max_new_tokens, prefix)
     sources = _sources(len(prompts), seed, generator)
-    for _ in range(max_new_tokens):
-        rows.step(sources, **choices)
-        rows.leave(stop_tokens, stop)
-        if not rows.going:
-            break
+    with evaluating(model):
+        for _ in range(max_new_tokens):
+            rows.step(sources, **choices)
+            rows.leave(stop_tokens, stop)
+            if not rows.going:
+                break
     return rows.new
 
 
@@ -82,14 +84,14 @@ class _Rows:
     ) -> None:
         """One more id for every row still going."""
         mask = self.cache.mask(self.ids.shape[1])
-        with evaluating(self.model):
-            logits, _ = self.model(
-                self.ids,
-                attends=self.cache.masked_attends(mask),
-                positions=positions_of(mask),
-            )
+        x = self.model.hidden(
+            self.ids,
+            attends=self.cache.masked_attends(mask),
+            positions=positions_of(mask),
+        )
+        logits = F.linear(x[:, -1], self.model.head_weight)  # (B, V)
         going = [sources[row] for row in self.going]
-        drawn = _draw(logits[:, -1].cpu(), going, **choices)
+        drawn = _draw(logits.cpu(), going, **choices)
         for row, token in zip(self.going, drawn, strict=True):
             self.new[row].append(token)
         self.ids = torch.tensor(drawn, device=self.ids.device)[:, None]
