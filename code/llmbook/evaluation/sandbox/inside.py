@@ -8,10 +8,8 @@ that the judge sends it. It holds nothing worth stealing.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Any
 
 LENGTH = 4  # bytes of a frame's length, most significant first
 
@@ -47,30 +45,38 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
 
 
-def set_limits(limits: dict[str, int]) -> None:
-    """Set each ``RLIMIT_`` named here, for good, see setrlimit(2).
+def set_limits(limits: list[str]) -> None:
+    """Set each limit, as ``NAME=value``, for good: see setrlimit(2).
+
+    At the limit for the processor's time a signal ends the program; one
+    that ignores it is killed a second later.
 
     Raises:
         OSError, ValueError: the system refuses a limit.
     """
     import resource
 
-    for name, value in limits.items():
+    for word in limits:
+        name, _, number = word.partition("=")
         kind = getattr(resource, f"RLIMIT_{name}")
         _, most = resource.getrlimit(kind)
-        last = value + (name == "CPU")  # first SIGXCPU says why, then SIGKILL
+        hard = int(number) + (name == "CPU")
         if most != resource.RLIM_INFINITY:
-            value, last = min(value, most), min(last, most)
-        resource.setrlimit(kind, (value, last))
+            hard = min(hard, most)
+        resource.setrlimit(kind, (min(int(number), hard), hard))
 
 
 def main() -> None:
-    """Take the settings from the command line, then be the program."""
-    settings: dict[str, Any] = json.loads(sys.argv.pop())
-    if settings["user"] is not None:
-        become(settings["user"])
-    set_limits(settings["limits"])
-    requests, answers = settings["requests"], settings["answers"]
+    """Do what the command line says, then be the program.
+
+    It holds the descriptors of the requests and of the answers, the number
+    of the user to become, or "-", and the limits.
+    """
+    requests, answers = int(sys.argv[1]), int(sys.argv[2])
+    if sys.argv[3] != "-":
+        become(int(sys.argv[3]))
+    set_limits(sys.argv[4:])
+    del sys.argv[1:]
     write_frame(answers, b"ready")
     source = read_frame(requests) or b""
     names = {

@@ -46,7 +46,7 @@ def interpreter() -> Interpreter:
     """
     program = getattr(sys, "_base_executable", None) or sys.executable
     executable = Path(os.path.realpath(program))
-    prefix = executable.parents[1]
+    prefix = Path(os.path.realpath(sys.base_prefix))
     standard = Path(os.__file__).resolve().parent.relative_to(prefix)
     packages = (
         path.relative_to(prefix)

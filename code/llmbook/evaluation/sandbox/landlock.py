@@ -8,25 +8,23 @@ becomes the command that follows on the command line.
 
 Landlock does not guard what is known of a file without opening it (its
 size, its owner), nor a disk's space, nor signals before its sixth version:
-the filter refuses those that do harm.
+the filter refuses those that do harm. Few modules are imported here, for
+each costs every program milliseconds.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import signal
 import stat
 import sys
-from collections.abc import Iterable
-from typing import Any
 
+Rules = dict[str, list[str]]  # by what is allowed: the paths
 # Numbers of prctl(2) and of the three calls, the same on every machine.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 ASK_VERSION, PATH_BENEATH = 1, 1
 SET_DEATH_SIGNAL, SET_NO_NEW_PRIVILEGES, SET_SECCOMP = 1, 38, 22
-FILTER_MODE = 2
+FILTER_MODE, KILLED = 2, 9
 # linux/landlock.h: rights over files, one bit each, by version.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 REMOVE_FILE, MAKE_FILE, TRUNCATE = 1 << 5, 1 << 8, 1 << 14
@@ -35,7 +33,12 @@ ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # not for folders
 NET_RIGHTS, NET_SINCE = 3, 4  # to bind and to connect TCP
 SCOPES, SCOPES_SINCE = 3, 6  # abstract Unix sockets, signals
 READ = READ_FILE | READ_DIR
-SCRATCH = READ | WRITE_FILE | REMOVE_FILE | MAKE_FILE | TRUNCATE
+ALLOWED = {
+    "execute": EXECUTE | READ,
+    "read": READ,
+    "list": READ_DIR,
+    "write": READ | WRITE_FILE | REMOVE_FILE | MAKE_FILE | TRUNCATE,
+}
 
 
 class Ruleset(ctypes.Structure):
@@ -61,13 +64,8 @@ class Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def library() -> ctypes.CDLL:
-    """The C library, which remembers why a call failed."""
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def call(name: str, *arguments: Any) -> int:
-    """A function of the C library; a negative answer is an error.
+def call(function: ctypes._CFuncPtr, *arguments: object) -> int:
+    """Call a function of the C library; a negative answer is an error.
 
     Raises:
         OSError: with the system's reason.
@@ -76,20 +74,11 @@ def call(name: str, *arguments: Any) -> int:
         ctypes.c_ulong(one) if isinstance(one, int) else one
         for one in arguments
     ]
-    answer = getattr(library(), name)(*words)
+    answer = function(*words)
     if answer < 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+        raise OSError(number, f"{words}: {os.strerror(number)}")
     return answer
-
-
-def version() -> int:
-    """The kernel's version of Landlock, from 1 on.
-
-    Raises:
-        OSError: it has none, or it is switched off.
-    """
-    return call("syscall", CREATE_RULESET, None, 0, ASK_VERSION)
 
 
 def file_rights(found: int) -> int:
@@ -101,7 +90,9 @@ def file_rights(found: int) -> int:
     return sum(bits for since, bits in FILE_RIGHTS.items() if since <= found)
 
 
-def allow(ruleset: int, rights: int, paths: Iterable[str]) -> None:
+def allow(
+    library: ctypes.CDLL, ruleset: int, rights: int, paths: list[str]
+) -> None:
     """Add rights below each of ``paths`` that is there."""
     for path in paths:
         try:
@@ -110,41 +101,63 @@ def allow(ruleset: int, rights: int, paths: Iterable[str]) -> None:
             continue
         folder = stat.S_ISDIR(os.fstat(fd).st_mode)
         rule = PathBeneath(rights if folder else rights & ON_FILES, fd)
-        call("syscall", ADD_RULE, ruleset, PATH_BENEATH, ctypes.byref(rule), 0)
+        where = (ruleset, PATH_BENEATH, ctypes.byref(rule), 0)
+        call(library.syscall, ADD_RULE, *where)
         os.close(fd)
 
 
-def restrict(settings: dict[str, Any]) -> None:
-    """Make Landlock hold: only the paths of ``settings``, nothing else."""
-    found = version()
-    rights = file_rights(found)
-    rules = Ruleset(
+def restrict(library: ctypes.CDLL, rules: Rules) -> None:
+    """Make Landlock hold: only the paths of ``rules``, and no network.
+
+    Raises:
+        OSError: the kernel has no Landlock, or it is switched off.
+    """
+    version = call(library.syscall, CREATE_RULESET, None, 0, ASK_VERSION)
+    rights = file_rights(version)
+    forbidden = Ruleset(
         rights,
-        NET_RIGHTS if found >= NET_SINCE else 0,
-        SCOPES if found >= SCOPES_SINCE else 0,
+        NET_RIGHTS if version >= NET_SINCE else 0,
+        SCOPES if version >= SCOPES_SINCE else 0,
     )
-    # Older kernels take fewer fields, newer ones only zeros beyond theirs.
-    size = ctypes.sizeof(rules)
-    ruleset = call("syscall", CREATE_RULESET, ctypes.byref(rules), size, 0)
-    allow(ruleset, (EXECUTE | READ) & rights, settings["execute"])
-    allow(ruleset, READ & rights, settings["read"])
-    allow(ruleset, READ_DIR & rights, settings["list"])
-    allow(ruleset, SCRATCH & rights, settings["write"])
-    call("syscall", RESTRICT_SELF, ruleset, 0)
+    # Older kernels know fewer fields, and take the others if they are zero.
+    size = ctypes.sizeof(forbidden)
+    made = (CREATE_RULESET, ctypes.byref(forbidden), size, 0)
+    ruleset = call(library.syscall, *made)
+    for kind, allowed in ALLOWED.items():
+        allow(library, ruleset, allowed & rights, rules[kind])
+    call(library.syscall, RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
 
 
-def filter_calls(rules: bytes) -> None:
+def filter_calls(library: ctypes.CDLL, rules: bytes) -> None:
     """Make the filter of :mod:`.seccomp` hold."""
     program = Program(len(rules) // 8, rules)
-    call("prctl", SET_SECCOMP, FILTER_MODE, ctypes.byref(program), 0, 0)
+    how = (FILTER_MODE, ctypes.byref(program), 0, 0)
+    call(library.prctl, SET_SECCOMP, *how)
+
+
+def options(words: list[str]) -> tuple[Rules, list[str]]:
+    """Sort the command line: ``KIND PATH ... -- COMMAND``.
+
+    >>> options("read /usr read /lib -- python x".split())[1]
+    ['python', 'x']
+    >>> options("read /usr read /lib -- python x".split())[0]["read"]
+    ['/usr', '/lib']
+    """
+    end = words.index("--")
+    rules: Rules = {kind: [] for kind in ALLOWED}
+    for kind, path in zip(words[:end:2], words[1:end:2], strict=True):
+        rules[kind].append(path)
+    return rules, words[end + 1 :]
 
 
 def main() -> None:
     """Shut this process in, then become the command."""
-    settings = json.loads(sys.argv[1])
-    call("prctl", SET_DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
-    call("prctl", SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    restrict(settings)
-    filter_calls(bytes.fromhex(settings["filter"]))
-    os.execv(sys.argv[2], sys.argv[2:])
+    filter_of_calls = bytes.fromhex(sys.argv[1])
+    rules, command = options(sys.argv[2:])
+    library = ctypes.CDLL(None, use_errno=True)
+    call(library.prctl, SET_DEATH_SIGNAL, KILLED, 0, 0, 0)
+    call(library.prctl, SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    restrict(library, rules)
+    filter_calls(library, filter_of_calls)
+    os.execv(command[0], command)

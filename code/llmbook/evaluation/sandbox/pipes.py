@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 import selectors
 import time
+from collections.abc import Callable
 
 from llmbook.evaluation.sandbox.inside import LENGTH
 
 CHUNK = 1 << 16  # what a Linux pipe holds, pipe(7)
+TICK = 0.02  # seconds between two looks at what the program wrote
 
 
 class Stopped(Exception):
     """No message came: the program ended, or has to be ended.
 
     Attributes:
-        outcome: "ended" (by itself, or by a limit), "timeout" or "output".
+        outcome: "ended" (by itself, or by a limit), "timeout", or
+            "output" (it said or wrote too much).
     """
 
     def __init__(self, outcome: str) -> None:
@@ -34,12 +37,19 @@ class Pipes:
     Args:
         requests, answers, log: Descriptors; :meth:`close` closes them.
         most: The bytes that answers and log may have together.
+        fine: Asked again and again, whether the program keeps to a limit
+            that nothing else holds it to.
     """
 
     def __init__(
-        self, requests: int, answers: int, log: int, most: int
+        self,
+        requests: int,
+        answers: int,
+        log: int,
+        most: int,
+        fine: Callable[[], bool] | None = None,
     ) -> None:
-        self.requests, self.most = requests, most
+        self.requests, self.most, self.fine = requests, most, fine
         self.answered, self.logged = bytearray(), bytearray()
         self._open = {answers: self.answered, log: self.logged}
         self._answers, self._read = answers, 0
@@ -105,10 +115,13 @@ class Pipes:
                 selector.register(fd, selectors.EVENT_READ)
             if write:
                 selector.register(self.requests, selectors.EVENT_WRITE)
-            ready = [key.fd for key, _ in selector.select(left)]
+            tick = min(left, TICK) if self.fine else left
+            ready = [key.fd for key, _ in selector.select(tick)]
         for fd in ready:
             if fd in self._open:
                 self._take(fd)
+        if self.fine and not self.fine():
+            raise Stopped("output")
         return self.requests in ready
 
     def _take(self, fd: int) -> None:

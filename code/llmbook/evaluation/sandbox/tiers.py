@@ -35,7 +35,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -44,7 +43,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -63,6 +62,8 @@ STRONG = ("bubblewrap", "landlock")
 READY = b"ready"
 START_SECONDS = 20.0  # a busy machine may be slow; it is no verdict
 END_SECONDS = 1.0
+MOST_FILES = 1000
+BLOCK = 512  # bytes of st_blocks, stat(2)
 # Isolated, no site-packages, no files beside the library's, UTF-8.
 FLAGS = ("-I", "-S", "-B", "-X", "utf8", "-c")
 NOBODY = 65534  # who owns nothing, where few users can be had
@@ -89,8 +90,8 @@ class Limits:
         file_bytes: The size of a file.
         open_files: Descriptors at once.
         cpu_seconds: Processor time, whole seconds.
-        scratch_bytes: All files together, in ``bubblewrap``; elsewhere only
-            a file has a size.
+        scratch_bytes: All files together, 1,000 of them at most; ``limits``
+            keeps that in one folder only.
         wall_seconds: Time on the clock, once it began.
         output_bytes: All its answers and its log together.
     """
@@ -104,8 +105,12 @@ class Limits:
     wall_seconds: float = 15.0
     output_bytes: int = MIB
 
-    def resources(self, processes: int) -> dict[str, int]:
-        """The limits as :func:`.inside.set_limits` takes them."""
+    def words(self, processes: int) -> tuple[str, ...]:
+        """The limits as :func:`.inside.set_limits` takes them.
+
+        >>> Limits(cpu_seconds=2).words(1)[-4]
+        'FSIZE=16777216'
+        """
         named = {
             "AS": self.memory_bytes,
             "CORE": 0,
@@ -117,7 +122,7 @@ class Limits:
         }
         if sys.platform == "darwin":
             del named["AS"]  # refused there
-        return named
+        return tuple(f"{name}={value}" for name, value in named.items())
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,8 @@ class Launch:
     keep: tuple[int, ...] = ()
     user: int | None = None  # whom Popen makes it
     user_inside: int | None = None  # whom it makes itself, see inside.become
-    limits: dict[str, int] | None = None
+    limits: tuple[str, ...] = ()
+    fine: Callable[[], bool] | None = None  # see pipes.Pipes
 
 
 class Started:
@@ -259,7 +265,7 @@ def spawn(
         pair = os.pipe()
         ours.append(pair[1 if reader_is_theirs else 0])
         theirs.append(pair[0 if reader_is_theirs else 1])
-    pipes = Pipes(ours[0], ours[1], ours[2], limits.output_bytes)
+    pipes = Pipes(*ours, limits.output_bytes, launch.fine)
     stack.callback(pipes.close)
     try:
         process = subprocess.Popen(
@@ -283,14 +289,10 @@ def spawn(
 
 def inside_command(launch: Launch, requests: int, answers: int) -> list[str]:
     """The whole command: what isolates, Python, and what it runs first."""
-    settings = {
-        "answers": answers,
-        "limits": launch.limits,
-        "requests": requests,
-        "user": launch.user_inside,
-    }
+    user = "-" if launch.user_inside is None else str(launch.user_inside)
     python = [launch.python, *FLAGS, source_of("inside")]
-    return [*launch.before, *python, json.dumps(settings)]
+    words = [str(requests), str(answers), user, *launch.limits]
+    return [*launch.before, *python, *words]
 
 
 @functools.cache
@@ -338,7 +340,7 @@ def plan_bubblewrap(limits: Limits, stack: contextlib.ExitStack) -> Launch:
         folder="/",
         keep=() if rules is None else (rules,),
         user_inside=spare_user() if root else None,
-        limits=limits.resources(processes),
+        limits=limits.words(processes),
     )
 
 
@@ -356,30 +358,32 @@ def filter_file(stack: contextlib.ExitStack) -> int | None:
 
 def plan_landlock(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     """Rules for files and system calls; see :mod:`.landlock`."""
-    rules = filter_program(os.uname().machine)
-    if rules is None:
+    calls = filter_program(os.uname().machine)
+    if calls is None:
         raise SandboxUnavailable(
             f"no filter of system calls for {os.uname().machine}"
         )
     shut = plan_limits(limits, stack)
     prefix = Path(shut.python).parents[1]
-    settings = {
+    rules = {
         "execute": [shut.python, *SYSTEM_LIBRARIES],
-        "filter": rules.hex(),
         "list": [f"{prefix}/{interpreter().standard}"],
         "read": readable_files(str(prefix)),
         "write": [shut.folder, *DEVICES],
     }
-    wrapper = [shut.python, *FLAGS, source_of("landlock")]
-    return replace(shut, before=[*wrapper, json.dumps(settings)])
+    words = [
+        w for kind, all_ in rules.items() for p in all_ for w in (kind, p)
+    ]
+    wrapper = [shut.python, *FLAGS, source_of("landlock"), calls.hex()]
+    return replace(shut, before=[*wrapper, *words, "--"])
 
 
 def plan_limits(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     """Limits, no variables, and as root another user."""
-    python = interpreter()
-    prefix, keep, user = str(python.prefix), (), None
-    folder = tempfile.mkdtemp(prefix="llmbook-")
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    python, prefix = interpreter(), str(interpreter().prefix)
+    keep: tuple[int, ...] = ()
+    user = None
+    folder = scratch_folder(stack)
     if os.geteuid() == 0:
         user = spare_user()
         os.chown(folder, user, user)
@@ -399,21 +403,50 @@ def plan_limits(limits: Limits, stack: contextlib.ExitStack) -> Launch:
         folder=folder,
         keep=keep,
         user=user,
-        limits=limits.resources(processes=1),
+        limits=limits.words(processes=1),
+        fine=lambda: holds(folder, limits.scratch_bytes),
     )
+
+
+def scratch_folder(stack: contextlib.ExitStack) -> str:
+    """A new folder, gone with ``stack``, whatever a program made of it."""
+
+    def remove() -> None:
+        with contextlib.suppress(RecursionError):  # folders without end
+            shutil.rmtree(folder, ignore_errors=True)
+
+    folder = tempfile.mkdtemp(prefix="llmbook-")
+    stack.callback(remove)
+    return folder
+
+
+def holds(folder: str, most: int) -> bool:
+    """Whether the files of a folder take ``most`` bytes of disk at most.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "file").write_bytes(bytes(5000))
+    ...     holds(folder, 10_000), holds(folder, 1_000)
+    (True, False)
+    """
+    total = 0
+    with os.scandir(folder) as entries:
+        for count, entry in enumerate(entries):
+            with contextlib.suppress(FileNotFoundError):  # just removed
+                total += entry.stat(follow_symlinks=False).st_blocks * BLOCK
+            if total > most or count >= MOST_FILES:
+                return False
+    return True
 
 
 def plan_none(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     """Nothing at all: for showing what gets through."""
-    folder = tempfile.mkdtemp(prefix="llmbook-")
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch_folder(stack)
     python = interpreter()
     return Launch(
         before=[],
         python=str(python.prefix / python.executable),
         variables=None,
         folder=folder,
-        limits={},
     )
 
 
