@@ -92,11 +92,11 @@ for thing in gc.get_objects():
 return 0
 """
 READ = r"""
-import glob, os, re
+import glob, re
 places = glob.glob("*") + glob.glob("/tmp/*")
 places.append(globals().get("__file__", "/"))
-for number in ["self", os.getppid()]:
-    places += [f"/proc/{number}/{name}" for name in ("cmdline", "environ")]
+for name in ("cmdline", "environ"):
+    places += glob.glob(f"/proc/[0-9]*/{name}") + [f"/proc/self/{name}"]
 for place in places:
     try:
         text = open(place, errors="replace").read()
@@ -385,7 +385,7 @@ def test_tests_that_call_for_ever_are_bounded():
         ("def double(x:", "SyntaxError"),
         ("def other(x):\n    return x", "AttributeError"),
         ("double = 4", "TypeError"),
-        (function("raise ValueError('no \\x1b twos')"), "ValueError: no"),
+        (function("raise ValueError('no \\x1b twos')"), "ValueError: no ? t"),
         (function("return double(x)"), "RecursionError"),
         (function("import numpy"), "ModuleNotFoundError"),
         (function("return object()"), "object"),
@@ -423,7 +423,12 @@ def check(candidate):
 
 @pytest.mark.parametrize(
     "tests",
-    ["import nothing_of_the_kind", "def check(f):\n    helper(f)", "x = 1"],
+    [
+        "import nothing_of_the_kind",
+        "def check(f):\n    helper(f)",
+        "def check(f):\n    f(object())",
+        "x = 1",
+    ],
 )
 def test_tests_that_do_not_work_are_no_verdict(tests):
     with pytest.raises(InfrastructureError, match="the tests"):
@@ -440,6 +445,17 @@ def test_a_judge_that_dies_is_no_verdict(monkeypatch):
     )
     with pytest.raises(InfrastructureError, match="judge"):
         check(function("return 0"), "double", EQUAL)
+
+
+def test_no_more_pipes_are_no_verdict(monkeypatch):
+    checking.best_tier()  # found while there are some
+
+    def pipe():
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("os.pipe", pipe)
+    with pytest.raises(InfrastructureError, match="Too many open files"):
+        check(function("return 2 * x"), "double", EQUAL)
 
 
 @pytest.mark.parametrize("failures", [1, 2])

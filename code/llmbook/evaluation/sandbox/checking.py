@@ -98,14 +98,21 @@ def _check_once(case: bytes, tier: str, limits: Limits) -> Verdict:
         wall_seconds=2 * (START_SECONDS + limits.wall_seconds),
         output_bytes=64 * MIB,
     )
-    with start(program("judge"), "none", patient) as judge:
-        try:
-            judge.send(case)
-            request = judge.receive(START_SECONDS)
-        except Stopped as stopped:
-            raise _no_judge(stopped, judge) from None
-        with start(program("worker"), tier, limits) as worker:
-            return relay(request, judge, worker, limits.wall_seconds)
+    try:
+        with start(program("judge"), "none", patient) as judge:
+            request = _first_request(judge, case)
+            with start(program("worker"), tier, limits) as worker:
+                return relay(request, judge, worker, limits.wall_seconds)
+    except OSError as error:  # no more pipes, no space for a folder
+        raise InfrastructureError(f"nothing starts: {error}") from error
+
+
+def _first_request(judge: Started, case: bytes) -> bytes:
+    try:
+        judge.send(case)
+        return judge.receive(START_SECONDS)
+    except Stopped as stopped:
+        raise _no_judge(stopped, judge) from None
 
 
 def relay(

@@ -57,15 +57,19 @@ class Candidate:
             Ended: it gives no answer, or none of plain data.
         """
         self.last = called = f"{arguments!r:.99}"
-        value = self._request("call", encode(arguments), encode(keywords))
+        value = self._request("call", arguments, keywords)
         self.last = f"{called} gave {value!r:.99}"
         return value
 
     def _request(self, kind: str, *rest: Any) -> Any:
         self._number += 1
-        reply = self._ask(dumps([kind, self._number, *rest]))
         try:
-            return understood(reply, self._number)
+            request = [kind, self._number, *map(encode, rest)]
+            return understood(self._ask(dumps(request)), self._number)
+        except NotPlain as error:
+            raise Ended(
+                "broken", f"an argument in the tests: {error}"
+            ) from None
         except Ended as ended:
             self.ended = ended
             raise
@@ -115,7 +119,7 @@ def run_tests(tests: Callable[[Candidate], Any], candidate: Candidate) -> None:
     raise candidate.ended or Ended("passed", "")
 
 
-def tests_of(helpers: str, tests: str, name: str, stand_in: Candidate) -> Any:
+def check_of(helpers: str, tests: str, name: str, stand_in: Candidate) -> Any:
     """``check`` of the tests' source, with the names that ``helpers`` make.
 
     ``name`` is the stand-in there too, for HumanEval/33 calls the function
@@ -159,9 +163,18 @@ def main(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
     set_limits(seconds)
     candidate = Candidate(ask)
     try:
-        check = tests_of(helpers, tests, name, candidate)
+        check = check_of(helpers, tests, name, candidate)
         candidate.load(source, name)
         run_tests(check, candidate)
     except Ended as ended:
         status, detail = ended.args
-        send(dumps(["verdict", status, detail[:MAX_TEXT]]))
+        send(dumps(["verdict", status, printable(detail[:MAX_TEXT])]))
+
+
+def printable(text: str) -> str:
+    """The text without what could steer the terminal that shows it.
+
+    >>> printable("red: \\x1b[31m")
+    'red: ?[31m'
+    """
+    return "".join(c if c.isprintable() else "?" for c in text)
