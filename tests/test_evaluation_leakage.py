@@ -199,8 +199,8 @@ def test_a_text_s_log_probabilities_are_those_of_the_training_loop(small):
 
 def test_a_leak_is_found_from_the_model_alone_and_none_is_imagined(small):
     model, tokenizer = small
-    texts = sentences(48, seed=2)
-    leaked, fresh = texts[:24], texts[24:]
+    texts = sentences(32, seed=2)
+    leaked, fresh = texts[:16], texts[16:]
 
     def look():
         judge = GPTModel(model.eval(), tokenizer)
@@ -210,9 +210,9 @@ def test_a_leak_is_found_from_the_model_alone_and_none_is_imagined(small):
         ]
 
     before = look()
-    run(model, tokenizer, leaked, steps=60)
+    run(model, tokenizer, leaked, steps=100)
     after = look()
     assert permutation_test(*before) > 0.05
     assert 0.25 < auc(*before) < 0.75
     assert permutation_test(*after) < 0.001
-    assert auc(*after) > 0.9
+    assert auc(*after) > 0.85
