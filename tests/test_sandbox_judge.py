@@ -4,13 +4,14 @@ import collections
 import contextlib
 import enum
 import re
-import subprocess
 import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import tricks
+from benchmarks.tricks import EQUAL, FLOOD, TRICKS, function, naive
 from llmbook.evaluation.sandbox import (
     InfrastructureError,
     Limits,
@@ -32,36 +33,6 @@ from llmbook.evaluation.sandbox.plain import (
 
 SHORT = Limits(wall_seconds=5.0, cpu_seconds=2)
 
-EQUAL = """
-def check(candidate):
-    assert candidate(2) == 4
-    assert candidate(3) == 6
-    assert candidate(17) == 34
-"""
-CLOSE = """
-def check(candidate):
-    assert abs(candidate(2) - 4) < 1e-6
-    assert abs(candidate(3) - 6) < 1e-6
-"""
-
-
-def function(body):
-    lines = "".join(f"    {line}\n" for line in body.strip().split("\n"))
-    return f"def double(x):\n{lines}"
-
-
-def naive(source, tests, folder):
-    """A judge with no sandbox: one script, and its exit status decides."""
-    script = folder / "script.py"
-    script.write_text(f"{source}\n{tests}\ncheck(double)\nprint('passed')\n")
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(script)],
-        capture_output=True,
-        cwd=folder,
-        timeout=30,
-    )
-    return done.returncode == 0, done.stdout
-
 
 @pytest.fixture(params=available_tiers())
 def tier(request):
@@ -69,74 +40,6 @@ def tier(request):
 
 
 # --- programs that answer wrongly and want to pass --------------------------
-
-FRAMES = """
-import sys
-frame = sys._getframe()
-while frame:
-    found = list(frame.f_code.co_consts) + list(frame.f_locals.values())
-    for here, there in zip(found, found[1:]):
-        if type(here) is int and here == x and type(there) is int:
-            return there
-    frame = frame.f_back
-return 0
-"""
-GARBAGE = """
-import gc
-for thing in gc.get_objects():
-    if getattr(thing, "__name__", "") == "check" and x in getattr(
-        getattr(thing, "__code__", None), "co_consts", ()
-    ):
-        found = thing.__code__.co_consts
-        return found[found.index(x) + 1]
-return 0
-"""
-READ = r"""
-import glob, re
-places = glob.glob("*") + glob.glob("/tmp/*")
-places.append(globals().get("__file__", "/"))
-for name in ("cmdline", "environ"):
-    places += glob.glob(f"/proc/[0-9]*/{name}") + [f"/proc/self/{name}"]
-for place in places:
-    try:
-        text = open(place, errors="replace").read()
-    except OSError:
-        continue
-    found = re.search(rf"candidate\({x}\) == (\d+)", text)
-    if found:
-        return int(found[1])
-return 0
-"""
-TRICKS = {
-    "os._exit": (function("import os\nos._exit(0)"), EQUAL),
-    "sys.exit": (function("import sys\nsys.exit(0)"), EQUAL),
-    "atexit": (
-        function("import atexit, os\natexit.register(os._exit, 0)\nreturn 0"),
-        EQUAL,
-    ),
-    "catching every exception": (
-        "import os, sys\nsys.excepthook = lambda *_: os._exit(0)\n"
-        + function("return 0"),
-        EQUAL,
-    ),
-    "equal to everything": (
-        "class Any:\n    __eq__ = lambda *_: True\n"
-        + function("return Any()"),
-        EQUAL,
-    ),
-    "an int equal to everything": (
-        "class Any(int):\n    __eq__ = lambda *_: True\n"
-        + function("return Any(0)"),
-        EQUAL,
-    ),
-    "walking frames": (function(FRAMES), EQUAL),
-    "looking through memory": (function(GARBAGE), EQUAL),
-    "reading the tests": (function(READ), EQUAL),
-    "overwriting a builtin": (
-        "import builtins\nbuiltins.abs = lambda _: 0\n" + function("return 0"),
-        CLOSE,
-    ),
-}
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -148,7 +51,15 @@ def test_a_trick_fools_the_naive_judge(trick, tmp_path):
 def test_no_trick_fools_ours(trick, tier):
     source, tests = TRICKS[trick]
     verdict = check(source, "double", tests, tier=tier, limits=SHORT)
-    assert verdict.status in ("wrong", "error")
+    assert verdict.status in ("wrong", "error", "protocol")
+
+
+def test_the_table_says_what_the_tests_say(monkeypatch):
+    name = "os._exit(0)"
+    monkeypatch.setattr(tricks, "TRICKS", {name: TRICKS[name]})
+    row = tricks.table()[name]
+    assert row.pop("naive") == "passed"
+    assert row == dict.fromkeys(available_tiers(), "error")
 
 
 def test_an_honest_program_passes_both(tier, tmp_path):
@@ -271,9 +182,6 @@ def test_input_is_empty():
     assert check(source, "double", EQUAL).passed
 
 
-FLOOD = "print('x' * 8_000_000, flush=True)\nreturn 2 * x"
-
-
 def test_a_flood_fills_the_naive_judge(tmp_path):
     passed, printed = naive(function(FLOOD), EQUAL, tmp_path)
     assert passed and len(printed) > 3 * 8_000_000
@@ -360,7 +268,7 @@ def test_a_huge_answer_is_refused(value, statuses, tmp_path):
 
 
 def test_an_answer_that_its_tests_cannot_stomach_is_bounded():
-    source = function("return 10 ** 12")
+    source = function("return 10 ** 8")
     fills = "def check(candidate):\n    assert [0] * candidate(2)"
     turns = "def check(candidate):\n    for _ in range(candidate(2)): pass"
     assert check(source, "double", fills, limits=SHORT).status == "memory"
