@@ -25,19 +25,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from llmbook.evaluation.sandbox.pipes import Stopped
-from llmbook.evaluation.sandbox.tiers import (
-    MIB,
-    TIERS,
+from llmbook.evaluation.sandbox import (
     Limits,
+    Stopped,
     available_tiers,
     start,
 )
+from llmbook.evaluation.sandbox.limits import MIB, MOST_FILES
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "sandbox.json"
 SECRET = "the-answer-is-17"
@@ -46,6 +46,7 @@ CHILDREN = 64
 PATIENCE = 3.0  # seconds for a probe's word
 SOON = 1.2  # seconds after which a program should be over
 FOREVER = 60.0
+WORKERS = 4
 LIMITS = Limits(wall_seconds=PATIENCE)
 NO_LIMITS = Limits(wall_seconds=FOREVER, output_bytes=256 * MIB)
 OUTSIDE = "192.0.2.1"  # an address of nobody's, RFC 5737
@@ -493,6 +494,19 @@ def many_files(scene: Scene) -> bool:
     return scene.say(source) == b"%d" % (64 * MIB)
 
 
+@probe("5,000 empty files")
+def empty_files(scene: Scene) -> bool:
+    # Slowly enough to be seen; on the fast way there it is a second's work.
+    source = (
+        "import time\n"
+        "for name in range(count):\n"
+        "    open(str(name), 'w').close()\n"
+        "    if name % 100 == 0: time.sleep(0.01)\n"
+        "send(b'made')\n"
+    )
+    return scene.say(source, count=5 * MOST_FILES) == b"made"
+
+
 @probe("64 MB in memory files")
 def memory_files(scene: Scene) -> bool:
     source = (
@@ -567,29 +581,32 @@ def try_probe(name: str, tier: str) -> str:
     """Run one probe in one tier: what became of it."""
     with tempfile.TemporaryDirectory(prefix="llmbook-probe-") as folder:
         os.chmod(folder, 0o777)  # so that no rights of files stop a probe
-        os.environ[VARIABLE] = SECRET
         try:
             through = PROBES[name](Scene(tier, Path(folder)))
         except NotHere:
             return UNKNOWN
-        finally:
-            del os.environ[VARIABLE]
     return THROUGH if through else STOPPED
 
 
+def row(name: str) -> dict[str, str]:
+    """One probe without a sandbox, then in each tier if it got through."""
+    found = dict.fromkeys(("none", *reversed(available_tiers())), UNKNOWN)
+    if try_probe(name, "none") == THROUGH:
+        found["none"] = THROUGH
+        for tier in reversed(available_tiers()):
+            found[tier] = try_probe(name, tier)
+    return found
+
+
 def table(names: Iterable[str] = PROBES) -> dict[str, dict[str, str]]:
-    """Each probe without a sandbox, and in each tier if it got through."""
-    here = [t for t in reversed(TIERS[:-1]) if t in available_tiers()]
-    rows = {}
-    for name in names:
-        row = {"none": try_probe(name, "none")}
-        if row["none"] != THROUGH:  # so there is nothing for a tier to stop
-            row["none"] = UNKNOWN
-        for tier in here:
-            known = row["none"] == THROUGH
-            row[tier] = try_probe(name, tier) if known else UNKNOWN
-        rows[name] = row
-    return rows
+    """The rows of several probes, some at a time: most of them wait."""
+    names = list(names)
+    os.environ[VARIABLE] = SECRET
+    try:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            return dict(zip(names, pool.map(row, names), strict=True))
+    finally:
+        del os.environ[VARIABLE]
 
 
 def start_times(starts: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ VARIABLES = {
 
 
 def bubblewrap_command(
-    scratch_bytes: int, as_root: bool, seccomp: int | None
+    scratch_bytes: int, as_root: bool, seccomp: int | None, info: int
 ) -> list[str]:
     """The command that goes before the program's own.
 
@@ -49,9 +49,11 @@ def bubblewrap_command(
             capabilities for that until then. Otherwise a user namespace
             gives it nothing but a number.
         seccomp: A descriptor with the system calls' filter, see seccomp(2).
+        info: A descriptor where bwrap says which process it made.
     """
     bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, *NAMESPACES, *CARE, "--cap-drop", "ALL"]
+    command += ["--info-fd", str(info)]
     if as_root:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:

@@ -11,6 +11,8 @@ from pathlib import Path
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 LOADER_CACHE = "/etc/ld.so.cache"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+# Isolated, no site-packages, no files beside the library's, UTF-8.
+FLAGS = ("-I", "-S", "-B", "-X", "utf8", "-c")
 PACKAGES = ("site-packages", "dist-packages")  # not needed, so not shown
 
 
@@ -79,3 +81,18 @@ def readable_files(prefix: str) -> list[str]:
         for path in (python.prefix / library).glob("*.so*")
     ]
     return [*standard, *shared, LOADER_CACHE]
+
+
+@functools.cache
+def source_of(module: str) -> str:
+    """The source of a neighbour of this module, to be run at once."""
+    path = Path(__file__).with_name(f"{module}.py")
+    return path.read_text("utf-8") + "\n\nmain()\n"
+
+
+def python_command(python: str, module: str, *words: str) -> list[str]:
+    """The command that runs a neighbour's ``main`` in a bare Python.
+
+    Its source travels in the command, so that its file need not be seen.
+    """
+    return [python, *FLAGS, source_of(module), *words]

@@ -106,6 +106,7 @@ FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
 CLONE, CLONE3 = (56, 220), (435, 435)
 NEW_NAMESPACE = 0x7E020080  # the CLONE_NEW* of linux/sched.h, in one mask
 FCNTL, SET_OWNER = (72, 25), (8, 15)  # F_SETOWN, F_SETOWN_EX: signals too
+PRCTL, DEATH_SIGNAL = (157, 167), 1  # so it dies with the judge for sure
 PRLIMIT = (302, 261)  # of another process; its own it may lower
 
 # linux/filter.h: load a word of the data; compare; return a verdict.
@@ -143,6 +144,7 @@ def filter_program(machine: str) -> bytes | None:
     )
     for command in SET_OWNER:
         program += when(FCNTL[column], argument(1, [(EQUAL, 0, 1, command)]))
+    program += when(PRCTL[column], argument(0, [(EQUAL, 0, 1, DEATH_SIGNAL)]))
     program += when(PRLIMIT[column], argument(0, [(EQUAL, 1, 0, 0)]))
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in program)
