@@ -26,7 +26,7 @@ from llmbook.corpus.pipeline import PipelineConfig, run_pipeline
 from llmbook.corpus.world.files import write_world
 from llmbook.evaluation.harness import evaluate
 from llmbook.evaluation.loading import load_model
-from llmbook.evaluation.sandbox.tiers import InfrastructureError
+from llmbook.evaluation.sandbox import InfrastructureError
 from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer, gpt2

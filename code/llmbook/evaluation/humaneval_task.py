@@ -13,7 +13,7 @@ from llmbook.evaluation.humaneval import (
     pass_at_k,
 )
 from llmbook.evaluation.models import LanguageModel
-from llmbook.evaluation.sandbox.tiers import best_tier
+from llmbook.evaluation.sandbox import best_tier
 from llmbook.evaluation.statistics import bootstrap_interval, standard_error
 from llmbook.evaluation.tasks import (
     Options,

@@ -101,7 +101,7 @@ class TransformersModel:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 name, **choices
             )
-        except OSError as error:
+        except Exception as error:  # they are of many kinds
             raise OSError(
                 f"{name} cannot be loaded: {str(error).strip()} It must be "
                 "a folder with safetensors, or a model of the hub. Without "
