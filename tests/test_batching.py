@@ -220,6 +220,18 @@ def test_a_shared_prefix_changes_no_score(before, questions):
     assert_scores_alone(MODEL, pairs, prefix=prefix)
 
 
+def test_a_prefix_may_be_all_that_comes_before():
+    for length in (5, 32):  # 32: the whole context
+        before = row(length)
+        pairs = [(before, [token]) for token in (1, 2)]
+        prefix = shared_prefix(MODEL, before)
+        expected = alone(MODEL, before)[-1]
+        for found, token in zip(
+            score_pairs(MODEL, pairs, prefix=prefix), (1, 2), strict=True
+        ):
+            assert_close(found.logprobs, expected[[token]], **CLOSE)
+
+
 def test_scores_come_in_the_order_of_the_pairs():
     contexts = [row(n, seed=n) for n in (9, 2, 9, 5)]
     pairs = [(c, row(n + 1, seed=n)) for n, c in enumerate(contexts)]

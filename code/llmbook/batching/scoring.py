@@ -186,7 +186,8 @@ def _hidden(
     if prefix is not None:
         attends = attends_after(prefix, mask)
     places = start + positions_of(mask)
-    places = places.masked_fill(documents == PADDING, 0)  # anywhere will do
+    # Padding may stand anywhere, and nothing is left behind a full context.
+    places = places.masked_fill(documents == PADDING, 0)
     x = model.hidden(ids, attends, positions=places)
     if prefix is None:
         return x
