@@ -43,8 +43,8 @@ RECORD = Path(__file__).resolve().parents[1] / "runs" / "sandbox.json"
 SECRET = "the-answer-is-17"
 VARIABLE = "LLMBOOK_PROBE"
 CHILDREN = 64
-PATIENCE = 3.0  # seconds for a probe's word
-SOON = 1.2  # seconds after which a program should be over
+PATIENCE = 15.0  # seconds for a probe's word
+SOON = 0.6  # seconds after which a program should be over
 FOREVER = 60.0
 WORKERS = 4
 LIMITS = Limits(wall_seconds=PATIENCE)

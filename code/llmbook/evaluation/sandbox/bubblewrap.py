@@ -8,14 +8,17 @@ empty folder, whose size is limited. See namespaces(7).
 
 from __future__ import annotations
 
-import shutil
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from llmbook.evaluation.sandbox.interpreter import (
     DEVICES,
+    LIBRARIES,
+    LIBRARIES_64,
     LOADER_CACHE,
-    SYSTEM_LIBRARIES,
     interpreter,
+    system_libraries,
 )
 
 HOME = "/python"  # where the interpreter appears inside
@@ -38,11 +41,16 @@ VARIABLES = {
 
 
 def bubblewrap_command(
-    scratch_bytes: int, as_root: bool, seccomp: int | None, info: int
+    bwrap: str,
+    scratch_bytes: int,
+    as_root: bool,
+    seccomp: int | None,
+    info: int,
 ) -> list[str]:
     """The command that goes before the program's own.
 
     Args:
+        bwrap: Where the program is.
         scratch_bytes: The size of the one folder that it may write.
         as_root: Whether we are root. Then the program becomes another user
             itself, for good (:func:`inside.become`), and keeps the two
@@ -51,7 +59,6 @@ def bubblewrap_command(
         seccomp: A descriptor with the system calls' filter, see seccomp(2).
         info: A descriptor where bwrap says which process it made.
     """
-    bwrap = shutil.which("bwrap") or "bwrap"
     command = [bwrap, *NAMESPACES, *CARE, "--cap-drop", "ALL"]
     command += ["--info-fd", str(info)]
     if as_root:
@@ -70,26 +77,34 @@ def bubblewrap_command(
 def files(scratch_bytes: int) -> list[str]:
     """The arguments that build the program's file system, read-only."""
     python = interpreter()
-    tops = [HOME, f"{HOME}/bin", "/usr", "/etc", "/dev"]
-    built = [
-        word for top in tops for word in ("--perms", "0755", "--dir", top)
-    ]
-    program = f"{HOME}/{python.executable}"
-    built += ["--ro-bind", str(python.prefix / python.executable), program]
+    shown = {f"{HOME}/{python.executable}": python.prefix / python.executable}
     for library in python.libraries:
-        source = str(python.prefix / library)
-        built += ["--ro-bind", source, f"{HOME}/{library}"]
+        shown[f"{HOME}/{library}"] = python.prefix / library
+    for name in (*system_libraries(), LOADER_CACHE):
+        real = os.path.realpath(name)
+        shown[real] = Path(real)
+    built = folders_above([*shown, *DEVICES])
+    for place, source in shown.items():
+        built += ["--ro-bind-try", str(source), place]
+    for device in DEVICES:
+        built += ["--dev-bind", device, device]
     for folder in python.packages:
         empty = f"{HOME}/{folder}"
         built += ["--tmpfs", empty, "--remount-ro", empty]
-    for name in SYSTEM_LIBRARIES:
-        if Path(name).is_symlink():
-            built += ["--symlink", str(Path(name).readlink()), name]
-        else:
-            built += ["--ro-bind-try", name, name]
-    built += ["--ro-bind-try", LOADER_CACHE, LOADER_CACHE]
-    for device in DEVICES:
-        built += ["--dev-bind", device, device]
+    for name in map(Path, (*LIBRARIES, *LIBRARIES_64)):
+        if name.is_symlink():
+            built += ["--symlink", str(name.readlink()), str(name)]
     size = ["--perms", "1777", "--size", str(scratch_bytes)]
     built += [*size, "--tmpfs", SCRATCH, "--chdir", SCRATCH]
     return [*built, "--remount-ro", "/"]
+
+
+def folders_above(paths: Iterable[str]) -> list[str]:
+    """Make the folders that lead to ``paths``, open to every user.
+
+    >>> folders_above(["/usr/lib", "/usr/lib64"])
+    ['--perms', '0755', '--dir', '/usr']
+    """
+    above = {str(one) for path in paths for one in Path(path).parents}
+    made = sorted(above - {"/"})
+    return [w for one in made for w in ("--perms", "0755", "--dir", one)]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+SYSTEM = Path("/usr")
+LIBRARIES = ("/lib", "/usr/lib")  # by kind of machine, where Debian is
+LIBRARIES_64 = ("/lib64", "/usr/lib64")
 LOADER_CACHE = "/etc/ld.so.cache"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 # Isolated, no site-packages, no files beside the library's, UTF-8.
@@ -34,7 +37,12 @@ class Interpreter:
 
     @property
     def libraries(self) -> tuple[Path, ...]:
-        """Folders with its shared libraries, as ``lib``."""
+        """Folders with its shared libraries and modules, as ``lib``.
+
+        The system's own Python has its libraries among the system's.
+        """
+        if self.prefix == SYSTEM:
+            return (self.standard,)
         return tuple(dict.fromkeys([Path("lib"), self.standard.parent]))
 
 
@@ -81,6 +89,14 @@ def readable_files(prefix: str) -> list[str]:
         for path in (python.prefix / library).glob("*.so*")
     ]
     return [*standard, *shared, LOADER_CACHE]
+
+
+def system_libraries() -> list[str]:
+    """The folders in which the loader finds libraries, see ld.so(8)."""
+    machine = sysconfig.get_config_var("MULTIARCH") or ""
+    own = [f"{folder}/{machine}" for folder in LIBRARIES]
+    here = [folder for folder in own if machine and Path(folder).is_dir()]
+    return [*(here or LIBRARIES), *LIBRARIES_64]
 
 
 @functools.cache

@@ -19,10 +19,10 @@ from llmbook.evaluation.sandbox.bubblewrap import (
 )
 from llmbook.evaluation.sandbox.interpreter import (
     DEVICES,
-    SYSTEM_LIBRARIES,
     interpreter,
     python_command,
     readable_files,
+    system_libraries,
 )
 from llmbook.evaluation.sandbox.limits import (
     MOST_FILES,
@@ -71,7 +71,9 @@ def plan(tier: str, limits: Limits, stack: contextlib.ExitStack) -> Launch:
 
 def plan_bubblewrap(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     """Namespaces; see :mod:`.bubblewrap`."""
-    root = os.geteuid() == 0
+    bwrap, root = shutil.which("bwrap"), os.geteuid() == 0
+    if bwrap is None:
+        raise SandboxUnavailable("bwrap is not installed, or not in PATH")
     calls = filter_file(stack)
     said, say = os.pipe()
     stack.callback(os.close, said)
@@ -79,7 +81,9 @@ def plan_bubblewrap(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     # In a user namespace of its own bwrap counts as one more process.
     processes = limits.processes + (not root and limits.processes > 1)
     return Launch(
-        before=bubblewrap_command(limits.scratch_bytes, root, calls, say),
+        before=bubblewrap_command(
+            bwrap, limits.scratch_bytes, root, calls, say
+        ),
         python=f"{HOME}/{interpreter().executable}",
         variables={},
         folder="/",
@@ -136,7 +140,7 @@ def plan_landlock(limits: Limits, stack: contextlib.ExitStack) -> Launch:
     shut = plan_limits(limits, stack)
     prefix = Path(shut.python).parents[1]
     rules = {
-        "execute": [shut.python, *SYSTEM_LIBRARIES],
+        "execute": [shut.python, *system_libraries()],
         "list": [f"{prefix}/{interpreter().standard}"],
         "read": readable_files(str(prefix)),
         "write": [shut.folder, *DEVICES],
