@@ -134,14 +134,17 @@ def test_a_completion_that_is_no_python_is_an_error():
     assert verdict.status == "error" and "SyntaxError" in verdict.detail
 
 
-def test_a_dataclass_of_the_programs_own_works():
+def test_annotations_mean_what_they_mean_in_a_program_of_its_own():
+    """A dataclass looks at them, and looks itself up in its module."""
     body = """\
-    from dataclasses import dataclass
+    from dataclasses import dataclass, fields
 
     @dataclass
     class Pair:
         left: "str"
+        right: int = 0
 
+    assert [field.type for field in fields(Pair)] == ["str", int]
     return ''.join(chr(ord(Pair(c).left) - 1) for c in word)
 """
     assert check_solution(SHIFT, body).passed

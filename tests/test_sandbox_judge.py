@@ -296,6 +296,7 @@ def test_tests_that_call_for_ever_are_bounded():
         (function("raise ValueError('no \\x1b twos')"), "ValueError: no ? t"),
         (function("return double(x)"), "RecursionError"),
         (function("import numpy"), "ModuleNotFoundError"),
+        (function("raise SystemExit(3)"), "SystemExit: 3"),
         (function("return object()"), "object"),
         (function("return double"), "function"),
         ("\x00", "null bytes"),

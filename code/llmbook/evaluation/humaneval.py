@@ -74,7 +74,7 @@ def check_solution(
 def _check_problem(problem: CodeProblem) -> None:
     for what in ("prompt", "test"):
         try:
-            compile(getattr(problem, what), what, "exec")
+            compile(getattr(problem, what), what, "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             raise ValueError(
                 f"the {what} of {problem.task_id} is no Python: {error}. "

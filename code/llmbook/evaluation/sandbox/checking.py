@@ -73,7 +73,8 @@ def check(
             standard library.
         helpers: trusted; what else ``tests`` needs.
         tier: of :mod:`~llmbook.evaluation.sandbox.tiers`; None takes the
-            strongest.
+            strongest. In ``limits``, unless you are root, a program is the
+            same user as its judge, and could reach into its memory.
 
     Raises:
         InfrastructureError: the sandbox or the judge failed, twice; it says

@@ -130,9 +130,9 @@ def check_of(helpers: str, tests: str, name: str, stand_in: Candidate) -> Any:
     """
     names: dict[str, Any] = {"__name__": "tests"}
     try:
-        exec(compile(helpers, "<helpers>", "exec"), names)
+        exec(compile(helpers, "<helpers>", "exec", dont_inherit=True), names)
         names[name] = stand_in
-        exec(compile(tests, "<tests>", "exec"), names)
+        exec(compile(tests, "<tests>", "exec", dont_inherit=True), names)
         return names["check"]
     except Exception as error:
         raise Ended("broken", f"the tests: {error!r}") from None

@@ -55,7 +55,9 @@ def load(source: str, name: str) -> Callable[..., Any]:
     """Run a program and return the function that it defines as ``name``."""
     module = types.ModuleType(MODULE)
     sys.modules[MODULE] = module  # dataclasses look themselves up there
-    exec(compile(source, "<candidate>", "exec"), module.__dict__)
+    # dont_inherit: the __future__ of this file is none of its own.
+    code = compile(source, "<candidate>", "exec", dont_inherit=True)
+    exec(code, module.__dict__)
     return getattr(module, name)
 
 
