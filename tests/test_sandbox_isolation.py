@@ -520,6 +520,22 @@ def test_no_tier_at_all_is_an_error_though_weak_ones_are_allowed(monkeypatch):
         best_tier(allow_weak=True)
 
 
+def test_a_tier_whose_limits_do_not_bind_is_not_offered():
+    assert tiers.problem.__wrapped__("none") == "its limits do not bind"
+
+
+def test_a_disk_without_room_is_no_verdict(monkeypatch):
+    def full(prefix):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plans.tempfile, "mkdtemp", full)
+    with (
+        pytest.raises(InfrastructureError, match="No space"),
+        start("send(b'x')", "limits"),
+    ):
+        pass
+
+
 def test_an_unknown_tier_is_an_error_that_names_those_there_are():
     with pytest.raises(ValueError, match="bubblewrap"), start("", "docker"):
         pass
@@ -542,32 +558,41 @@ def test_messages_go_both_ways_whatever_their_size(tier):
         assert program.outcome is None
 
 
-@pytest.mark.parametrize("tier", TIERS_HERE)
+CLAIM = """
+import os, time
+for fd in range(3, 32):
+    try: os.write(fd, bytes([255] * 4))
+    except OSError: pass
+time.sleep(60)
+"""
+ENDS = [
+    ("import os; os._exit(0)", "ended"),
+    ("import os; os.abort()", "ended"),
+    ("store = bytearray(2 << 30)", "ended"),
+    ("import time; time.sleep(60)", "timeout"),
+    ("send(bytes(2 << 20))", "output"),
+]
+ENDS_ANYWHERE = [
+    ("pass", "ended"),
+    ("raise SystemExit(0)", "ended"),
+    ("import os; os.closerange(3, 32)\nwhile True: pass", "ended"),
+    ("print('x' * (2 << 20))", "output"),
+    (CLAIM, "output"),
+]
+
+
 @pytest.mark.parametrize(
-    ("source", "outcome"),
+    ("tier", "source", "outcome"),
     [
-        ("pass", "ended"),
-        ("import os; os._exit(0)", "ended"),
-        ("raise SystemExit(0)", "ended"),
-        ("import os; os.abort()", "ended"),
-        ("store = bytearray(2 << 30)", "ended"),
-        ("import time; time.sleep(60)", "timeout"),
-        ("import os; os.closerange(3, 32)\nwhile True: pass", "ended"),
-        ("print('x' * (2 << 20))", "output"),
-        ("send(bytes(2 << 20))", "output"),
-        (
-            "import os\nfor fd in range(3, 32):\n"
-            "    try: os.write(fd, b'\\xff' * 4)\n"
-            "    except OSError: pass\nimport time; time.sleep(60)",
-            "output",
-        ),
+        *((tier, *end) for tier in TIERS_HERE for end in ENDS),
+        *(("limits", *end) for end in ENDS_ANYWHERE),
     ],
 )
 def test_a_program_that_gives_no_answer_ends_with_a_reason(
     tier, source, outcome
 ):
     needs(tier)
-    with start(source, tier, Limits(wall_seconds=1.0)) as program:
+    with start(source, tier, Limits(wall_seconds=0.5)) as program:
         with pytest.raises(Stopped) as caught:
             program.receive()
         assert program.outcome == caught.value.outcome == outcome

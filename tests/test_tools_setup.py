@@ -54,6 +54,48 @@ def test_missing_tex_is_installed_by_whoever_may(no_tex, monkeypatch):
     assert installed == ["texlive-luatex", "latexmk"]
 
 
+@pytest.fixture
+def no_bubblewrap(monkeypatch):
+    monkeypatch.setattr(setup_env.sys, "platform", "linux")
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
+
+
+def test_missing_bubblewrap_is_told_with_the_exact_line(
+    no_bubblewrap, monkeypatch
+):
+    monkeypatch.setattr(setup_env, "apt_prefix", lambda: None)
+    line = "apt-get install --no-install-recommends bubblewrap"
+    assert line in setup_env.sandbox()
+
+
+def test_missing_bubblewrap_is_installed_by_whoever_may(
+    no_bubblewrap, monkeypatch
+):
+    installed = []
+    monkeypatch.setattr(setup_env, "apt_prefix", lambda: [])
+    monkeypatch.setattr(setup_env, "apt_install", installed.extend)
+    assert setup_env.sandbox() is None
+    assert installed == ["bubblewrap"]
+
+
+def test_a_failing_apt_leaves_the_book_to_be_built(
+    no_bubblewrap, monkeypatch, capsys
+):
+    def fail(packages):
+        raise Stop("no network")
+
+    monkeypatch.setattr(setup_env, "apt_prefix", lambda: [])
+    monkeypatch.setattr(setup_env, "apt_install", fail)
+    assert "Landlock" in setup_env.sandbox()
+    assert "no network" in capsys.readouterr().out
+
+
+def test_bubblewrap_is_not_asked_for_where_it_cannot_be(monkeypatch):
+    monkeypatch.setattr(setup_env.sys, "platform", "darwin")
+    monkeypatch.setattr(setup_env.shutil, "which", lambda name: None)
+    assert setup_env.sandbox() is None
+
+
 def test_an_old_node_is_replaced_by_the_registry_s(monkeypatch):
     monkeypatch.setattr(setup_env, "node_version", lambda node: 18)
     monkeypatch.setattr(setup_env.shutil, "which", lambda name: f"/x/{name}")

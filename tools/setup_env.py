@@ -1,4 +1,4 @@
-"""Make the environment: Python packages, web parts, TeX, a browser.
+"""Make the environment: Python packages, web parts, TeX, a browser, bwrap.
 
 Nothing but the standard library is used here. Every part leaves a stamp,
 so that a second run only compares.
@@ -45,6 +45,7 @@ TEX_PACKAGES = (
     "poppler-utils",
 )
 TEX_PROGRAMS = ("lualatex", "latexmk", "rsvg-convert")
+SANDBOX_PACKAGE, SANDBOX_PROGRAM = "bubblewrap", "bwrap"
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -249,6 +250,29 @@ def tex() -> str | None:
     )
 
 
+def sandbox() -> str | None:
+    """Install bubblewrap, in which a model's programs run, where one may.
+
+    Returns:
+        None when it is there, or not made for this system; otherwise what
+        happens without it, and the line that mends it.
+    """
+    if sys.platform != "linux" or shutil.which(SANDBOX_PROGRAM):
+        return None
+    if apt_prefix() is not None:
+        try:
+            apt_install([SANDBOX_PACKAGE])
+        except Stop as error:
+            say(str(error))
+        else:
+            return None
+    return (
+        "bubblewrap is not here, so a model's programs run in Landlock, "
+        f"where the kernel has it. On Debian and Ubuntu:\n    "
+        f"{apt_line([SANDBOX_PACKAGE])}"
+    )
+
+
 def browser() -> str | None:
     """A Chromium: the system's, Debian's by apt, or Playwright's own.
 
@@ -293,11 +317,14 @@ def setup() -> None:
     """Everything that a build needs but TeX, which :func:`tex` looks at."""
     python_packages()
     web_parts()
+    sandbox()
 
 
 def main() -> None:
     """``make setup``: all of it."""
     setup()
+    if not_there := sandbox():
+        say(not_there)
     problem = tex() if wanted("PDF") else None
     if wanted("BROWSER") and not browser():
         say("No Chromium was found: the browser tests will fail.")

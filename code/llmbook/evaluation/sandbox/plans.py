@@ -26,6 +26,7 @@ from llmbook.evaluation.sandbox.interpreter import (
 )
 from llmbook.evaluation.sandbox.limits import (
     MOST_FILES,
+    InfrastructureError,
     Limits,
     SandboxUnavailable,
 )
@@ -53,7 +54,12 @@ class Launch:
 
 
 def plan(tier: str, limits: Limits, stack: contextlib.ExitStack) -> Launch:
-    """How ``tier`` starts; ``stack`` closes what it needs until the end."""
+    """How ``tier`` starts; ``stack`` closes what it needs until the end.
+
+    Raises:
+        InfrastructureError: this machine does not have what it needs.
+        ValueError: ``tier`` is none of :data:`TIERS`.
+    """
     if os.name != "posix":
         raise SandboxUnavailable(
             "there is no sandbox for Windows; use its subsystem for Linux"
@@ -66,7 +72,10 @@ def plan(tier: str, limits: Limits, stack: contextlib.ExitStack) -> Launch:
     }
     if tier not in plans:
         raise ValueError(f"no tier {tier!r}; there are {', '.join(TIERS)}")
-    return plans[tier](limits, stack)
+    try:
+        return plans[tier](limits, stack)
+    except OSError as error:
+        raise InfrastructureError(f"no sandbox is made: {error}") from error
 
 
 def plan_bubblewrap(limits: Limits, stack: contextlib.ExitStack) -> Launch:

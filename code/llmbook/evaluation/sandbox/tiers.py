@@ -52,6 +52,16 @@ from llmbook.evaluation.sandbox.started import (
 )
 
 STRONG = ("bubblewrap", "landlock")
+TRIAL = """
+import os
+try:
+    child = os.fork()
+except OSError:
+    send(b"alone")
+else:
+    if child:
+        send(b"not alone")
+"""
 __all__ = [
     "MIB",
     "STRONG",
@@ -94,13 +104,17 @@ def available_tiers() -> tuple[str, ...]:
 
 @functools.cache
 def problem(tier: str) -> str | None:
-    """Why ``tier`` does not start a program here; None where it does."""
+    """Why ``tier`` is no sandbox here; None where it is one.
+
+    It is tried by a program that wants to start another, for some kernels
+    and some users are bound by no limit of processes.
+    """
     try:
-        with start("send(b'here')", tier) as program:
-            program.receive(START_SECONDS)
+        with start(TRIAL, tier) as program:
+            said = program.receive(START_SECONDS)
     except (InfrastructureError, Stopped) as error:
         return str(error)
-    return None
+    return None if said == b"alone" else "its limits do not bind"
 
 
 def best_tier(allow_weak: bool = False) -> str:
