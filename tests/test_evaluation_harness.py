@@ -97,6 +97,11 @@ def test_a_missing_benchmark_is_named_before_anything_is_scored(tmp_path):
         evaluate(tiny(), "perplexity,mmlu", folder=tmp_path, **QUIET)
 
 
+def test_a_folder_for_results_is_refused_before_anything_is_scored(tmp_path):
+    with pytest.raises(ValueError, match="expected a file for the results"):
+        evaluate(tiny(), "perplexity", out=tmp_path, **QUIET)
+
+
 def test_results_say_what_was_measured_by_what(folder):
     results = evaluate(tiny(), "mmlu", folder=folder, seed=3, limit=2, **QUIET)
     about = results.about

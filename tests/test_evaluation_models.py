@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from llmbook import checkpoint
+from llmbook.batching import shared_prefix
+from llmbook.evaluation import models
 from llmbook.evaluation.loading import load_model
 from llmbook.evaluation.models import (
     GPTModel,
@@ -86,6 +88,30 @@ def test_log_likelihoods_are_those_of_each_pair_alone(batch_size):
         assert found.logprobs == pytest.approx(alone, abs=1e-4)
         assert found.tokens == len(after)
         assert found.logprob == pytest.approx(sum(alone), abs=1e-4)
+
+
+def test_what_contexts_share_is_read_once_and_not_after_training(
+    monkeypatch,
+):
+    read = []
+    monkeypatch.setattr(
+        models,
+        "shared_prefix",
+        lambda model, ids: read.append(ids) or shared_prefix(model, ids),
+    )
+    model = tiny()
+    first, second = random_pairs(longest=40), random_pairs(longest=40)
+    shared = first[0][0][:20]
+    model.loglikelihoods(first)
+    model.loglikelihoods([([*shared, 7], [8]), ([*shared, 9], [8])])
+    assert len(read) == 1
+    with torch.no_grad():
+        model.model.blocks[0].norm_1.bias.add_(1.0)
+    found = model.loglikelihoods(second)
+    for (before, after), scored in zip(second, found, strict=True):
+        alone = naive_logprobs(model, [*before, *after][-65:], len(after))
+        assert scored.logprobs == pytest.approx(alone, abs=1e-4)
+    assert len(read) == 2
 
 
 def test_greedy_says_what_decoding_at_temperature_0_would_write():

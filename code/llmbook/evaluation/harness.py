@@ -35,7 +35,6 @@ TASKS: dict[str, Callable[[Options], Task]] = {
     "perplexity": PerplexityTask.load,
 }
 ALIASES = {"mmlu_continuation": "mmlu_cloze"}  # the harness's name
-PACKAGES = ("torch", "transformers")  # their versions may move a score
 
 
 def evaluate(
@@ -50,19 +49,16 @@ def evaluate(
     progress: bool = True,
     **options: Any,
 ) -> Results:
-    """Measure ``model`` by ``tasks``.
+    """Measure a model by tasks; their names are in ``TASKS``.
 
-    ``evaluate(gpt, tokenizer, tasks)`` and ``evaluate(gpt, tasks,
-    tokenizer=tokenizer)`` take one of our models;
-    ``evaluate(model, tasks)`` any :class:`LanguageModel`.
+    ``evaluate(model, tasks)`` takes any :class:`LanguageModel`, and
+    ``evaluate(gpt, tokenizer, tasks)`` one of our models.
 
     Args:
-        tasks: names from ``TASKS``, as a list or with commas between.
         batch_size: items that are scored, and written down, together.
         out: file for the results. A journal lies beside it until they are
-            complete, and a run that was ended goes on from there.
-        restart: begin anew, whatever journal is there.
-        progress: show a bar for each task.
+            complete; a run that was ended goes on from there, and one with
+            ``restart`` begins anew.
         options: see :class:`~llmbook.evaluation.tasks.Options`.
 
     Raises:
@@ -76,17 +72,33 @@ def evaluate(
     names, chosen = task_names(tasks), Options(**options)
     model = as_language_model(model, tokenizer, batch_size)
     loaded = [TASKS[name](chosen) for name in names]
-    about = description(model, loaded, chosen)
+    results = measure(
+        model, loaded, chosen, batch_size, out, restart, progress
+    )
+    warn_of_cuts(results.tasks)
+    return results
+
+
+def measure(
+    model: LanguageModel,
+    tasks: Sequence[Task],
+    options: Options,
+    batch_size: int,
+    out: str | Path | None,
+    restart: bool,
+    progress: bool,
+) -> Results:
+    """Run every task, keep the results, and then drop the journal."""
+    about = description(model, tasks, options)
     with _journal(out, journal_key(about), restart) as journal:
         found = {
             task.name: run(model, task, journal, batch_size, progress)
-            for task in loaded
+            for task in tasks
         }
         results = Results(found, about)
         if out is not None:
             results.save(out)
             journal.remove()
-    warn_of_cuts(found)
     return results
 
 
@@ -152,9 +164,7 @@ def description(
         "llmbook": llmbook.__version__,
         "python": platform.python_version(),
     }
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+    versions |= {name: metadata.version(name) for name in model.packages}
     return {
         "model": {
             "name": model.name,
@@ -263,5 +273,10 @@ def _journal(
         yield _NoJournal()
         return
     out = Path(out)
+    if out.is_dir():
+        raise ValueError(
+            f"{out} is a folder; expected a file for the results, such as "
+            f"{out / 'results.json'}."
+        )
     with Journal(out.with_name(f"{out.name}.journal"), key, restart) as found:
         yield found

@@ -60,10 +60,12 @@ class LanguageModel(Protocol):
     """Anything that turns text into ids, scores ids and writes on.
 
     ``prefix_token`` is what stands before a document, ``end_of_text`` what
-    ends one; for GPT-2 and our models they are the same.
+    ends one; for GPT-2 and our models they are the same. ``packages`` are
+    those whose versions may move a score.
     """
 
     name: str
+    packages: tuple[str, ...]
     context_length: int
     prefix_token: int
     end_of_text: int
@@ -221,6 +223,8 @@ class GPTModel:
         name: what results call it.
     """
 
+    packages = ("torch",)
+
     def __init__(
         self,
         model: GPT,
@@ -232,6 +236,7 @@ class GPTModel:
         self.batch_size, self.name = batch_size, name
         self.context_length = model.config.context_length
         self.end_of_text = self.prefix_token = tokenizer.end_of_text
+        self._read: tuple[list[tuple[int, int]], Prefix] | None = None
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; a control token's name is plain characters."""
@@ -310,8 +315,19 @@ class GPTModel:
         ]
 
     def _shared(self, rows: Sequence[Ids]) -> Prefix | None:
-        """What all rows begin with, read once, where that saves work."""
+        """What all rows begin with, read once, where that saves work.
+
+        What was read for the rows before serves again, unless these have
+        much more in common, or a weight has changed since.
+        """
         shared = common_prefix(rows) if len(rows) > 1 else []
         if len(shared) < WORTH_SHARING:
             return None
-        return shared_prefix(self.model, shared)
+        weights = [(p.data_ptr(), p._version) for p in self.model.parameters()]
+        if self._read is not None and self._read[0] == weights:
+            prefix = self._read[1]
+            same = tuple(shared[: len(prefix)]) == prefix.ids
+            if same and len(shared) - len(prefix) < WORTH_SHARING:
+                return prefix
+        self._read = (weights, shared_prefix(self.model, shared))
+        return self._read[1]

@@ -50,6 +50,8 @@ class TransformersModel:
         ValueError: there is no end token, or no context length to be found.
     """
 
+    packages = ("torch", "transformers")
+
     def __init__(
         self,
         model: PreTrainedModel,
