@@ -651,29 +651,30 @@ def test_a_folder_holds_few_files_of_limited_size(tmp_path, monkeypatch):
     assert not plans.holds(str(tmp_path), 100_000)
 
 
-def leftovers() -> tuple[int, int]:
-    """Open descriptors and scratch folders of this process's machine."""
-    folders = list(Path(tempfile.gettempdir()).glob("llmbook-????????"))
-    return len(os.listdir("/dev/fd")), len(folders)
-
-
 @pytest.mark.parametrize("tier", TIERS_HERE)
-def test_nothing_is_left_of_many_programs_at_once(tier):
+def test_nothing_is_left_of_many_programs_at_once(tier, monkeypatch):
     needs(tier)
-    before = leftovers()
-    said = []
+    said, folders, make = [], [], tempfile.mkdtemp
+
+    def note(*words, **options) -> str:
+        folders.append(make(*words, **options))
+        return folders[-1]
 
     def one(number: int) -> None:
         source = f"open('f', 'w').write('x'); send(b'{number}')"
         said.append(answer(source, tier))
 
+    monkeypatch.setattr(plans.tempfile, "mkdtemp", note)
+    before = len(os.listdir("/dev/fd"))
     threads = [threading.Thread(target=one, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert sorted(said) == [b"%d" % n for n in range(8)]
-    assert leftovers() == before
+    assert len(os.listdir("/dev/fd")) == before
+    assert len(folders) == (0 if tier == "bubblewrap" else 8)
+    assert not any(map(os.path.exists, folders))
 
 
 def test_the_three_devices_and_the_loader_are_all_that_etc_and_dev_have():

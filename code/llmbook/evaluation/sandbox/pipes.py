@@ -37,19 +37,17 @@ class Pipes:
     Args:
         requests, answers, log: Descriptors; :meth:`close` closes them.
         most: The bytes that answers and log may have together.
-        fine: Asked again and again, whether the program keeps to a limit
-            that nothing else holds it to.
+
+    Attributes:
+        fine: Asked again and again, if it is set, whether the program keeps
+            to a limit that nothing else holds it to.
     """
 
     def __init__(
-        self,
-        requests: int,
-        answers: int,
-        log: int,
-        most: int,
-        fine: Callable[[], bool] | None = None,
+        self, requests: int, answers: int, log: int, most: int
     ) -> None:
-        self.requests, self.most, self.fine = requests, most, fine
+        self.requests, self.most = requests, most
+        self.fine: Callable[[], bool] | None = None
         self.answered, self.logged = bytearray(), bytearray()
         self._open = {answers: self.answered, log: self.logged}
         self._answers, self._read = answers, 0

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llmbook.evaluation.sandbox.interpreter import python_command
@@ -94,8 +94,12 @@ class Started:
             raise InfrastructureError(f"it does not end: {error}") from error
         self._pipes.finish(time.monotonic() + END_SECONDS)
 
-    def begin(self, program: str) -> None:
+    def begin(self, program: str, fine: Callable[[], bool] | None) -> None:
         """Wait for the sandbox to stand, then hand the program over.
+
+        Args:
+            fine: Asked from then on, see :class:`.pipes.Pipes`; earlier it
+                would look at a file system that is not yet the program's.
 
         Raises:
             InfrastructureError: it does not stand.
@@ -105,6 +109,7 @@ class Started:
             first = self._pipes.receive(clock + START_SECONDS)
             if first != READY:
                 raise Stopped("ended")
+            self._pipes.fine = fine
             self._pipes.send(program.encode(), clock + START_SECONDS)
         except Stopped as stopped:
             self.kill()
@@ -135,7 +140,7 @@ def spawn(
         pair = os.pipe()
         ours.append(pair[1 if reader_is_theirs else 0])
         theirs.append(pair[0 if reader_is_theirs else 1])
-    pipes = Pipes(*ours, limits.output_bytes, launch.fine)
+    pipes = Pipes(*ours, limits.output_bytes)
     stack.callback(pipes.close)
     try:
         process = subprocess.Popen(

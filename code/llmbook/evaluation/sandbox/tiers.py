@@ -88,9 +88,10 @@ def start(
     """
     limits = limits or Limits()
     with contextlib.ExitStack() as stack:
-        started = spawn(plan(tier, limits, stack), limits, stack)
+        launch = plan(tier, limits, stack)
+        started = spawn(launch, limits, stack)
         try:
-            started.begin(program)
+            started.begin(program, launch.fine)
             yield started
         finally:
             started.kill()
