@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch.testing import assert_close
 
 from llmbook import hub
@@ -249,6 +250,7 @@ def own_model(**changes):
             "n_head": 2,
             "n_embd": 16,
             "init_std": 0.3,
+            "norm_eps": 1e-3,
             **changes,
         }
     )
@@ -474,6 +476,33 @@ def test_a_failed_save_leaves_the_older_model(saved, monkeypatch):
     after = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert after == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_failed_renaming_leaves_the_older_model(saved, monkeypatch):
+    rename = hub.save.Path.rename
+
+    def refused(path, target):
+        if path.suffix == ".part":
+            raise PermissionError("in use")
+        return rename(path, target)
+
+    monkeypatch.setattr(hub.save.Path, "rename", refused)
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(PermissionError):
+        hub.save_pretrained(own_model(n_layer=1), tokenizer(), saved)
+    after = {path.name: path.read_bytes() for path in saved.iterdir()}
+    assert after == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_transformers_4_asks_for_is_written_too(saved):
+    with safe_open(saved / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    text = (saved / "tokenizer_config.json").read_text("utf-8")
+    settings = json.loads(text)
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert settings["clean_up_tokenization_spaces"] is False
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
 
 
 def test_a_folder_or_file_of_something_else_is_not_replaced(tmp_path):
