@@ -463,6 +463,14 @@ def test_any_bytes_are_a_message_or_refused(body):
         loads(body)
 
 
+@given(json)
+@settings(deadline=None)
+def test_whatever_is_replied_is_a_value_or_ends_the_check(data):
+    for reply in (data, ["answer", 3, data], ["raised", 3, data]):
+        with contextlib.suppress(Ended):
+            understood(dumps(reply), 3)
+
+
 class Colour(enum.IntEnum):
     RED = 3
 
