@@ -46,8 +46,7 @@ def generate_batch(
             ``min_p``.
 
     Raises:
-        ValueError: a prompt is empty, or leaves no room in the context for
-            ``max_new_tokens``.
+        ValueError: a prompt is empty or leaves no room for the new tokens.
     """
     _check_room(model, prompts, max_new_tokens)
     rows = _Rows(model, prompts, max_new_tokens, prefix)
