@@ -70,11 +70,11 @@ def test_of_equals_the_first_is_chosen():
 
 
 def test_a_character_is_what_length_is_measured_in():
-    # -6 / 3 beats -8 / 2, though -8 / 4 bytes would be as good.
-    answers = ["abc", "éé", ""]
+    # -6 / 3 characters beats -7 / 2, but not -7 / 4 bytes.
     choose = multiple_choice.likeliest_per_character
-    assert choose([-6.0, -8.0, -0.1], answers) == 0
-    assert choose([-6.0, -3.9, -0.1], answers) == 1
+    assert choose([-6.0, -7.0], ["abc", "éé"]) == 0
+    assert choose([-6.0, -3.9], ["abc", "éé"]) == 1
+    assert choose([-0.1, -6.0], ["", "abc"]) == 1  # nothing is no answer
 
 
 def test_the_pooled_error_is_the_spread_around_each_subjects_mean():
