@@ -32,8 +32,7 @@ def generate_batch(
     """The continuation of each prompt, as the ids that are new.
 
     Row i gets what :func:`llmbook.sampling.generate` gives it alone with
-    ``seed + i``, so no draw depends on the neighbours. A row that is done
-    leaves the batch.
+    ``seed + i``, whatever its neighbours. A row that is done leaves.
 
     Args:
         prompts: rows of ids, of any lengths.
