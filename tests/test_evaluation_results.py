@@ -40,6 +40,11 @@ def test_a_table_has_names_on_the_left_and_numbers_on_the_right():
     )
 
 
+def test_a_hopeless_perplexity_does_not_widen_the_table():
+    [_, row] = results(value=2.5e10, interval=[4.0, 1.2e11]).rows()
+    assert row[3:6] == ("2.5e+10", "", "4 to 1.2e+11")
+
+
 def test_a_score_is_found_by_task_and_metric():
     assert results().score("mmlu", "acc") == 0.5
     assert results().examples("mmlu") == [{"id": "a/0"}]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT, VERSION = "llmbook-evaluation", 1
+WIDE = 10_000  # from here on, numbers are written with an exponent
 COLUMNS = ("task", "metric", "n", "value", "stderr", "95 %", "chance")
 
 
@@ -121,11 +122,15 @@ class Results:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    if value is None:
+        return ""
+    return f"{value:.4f}" if value < WIDE else f"{value:.4g}"
 
 
 def _interval(bounds: list[float] | None) -> str:
     if bounds is None:
         return ""
     low, high = bounds
-    return f"{low:.3f} to {high:.3f}"
+    if high < WIDE:
+        return f"{low:.3f} to {high:.3f}"
+    return f"{low:.3g} to {high:.3g}"
