@@ -10,7 +10,6 @@ other side sends can count for it.
 from __future__ import annotations
 
 import math
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -140,6 +139,8 @@ def check_of(helpers: str, tests: str, name: str, stand_in: Candidate) -> Any:
 
 def set_limits(seconds: float) -> None:
     """Bound this process, whatever the answers make the tests do."""
+    import resource  # not on Windows, where this module is only read
+
     most = math.ceil(seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
     if sys.platform != "darwin":  # which refuses this one
