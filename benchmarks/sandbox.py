@@ -625,7 +625,9 @@ def start_times(starts: int) -> dict[str, float]:
 def who() -> str:
     """Who runs this and on what, which decides what is stopped."""
     user = "root" if os.geteuid() == 0 else "an ordinary user"
-    return f"{user}, Python {platform.python_version()}, {platform.release()}"
+    kernel = platform.release().partition("-")[0]
+    machine = f"{platform.machine()}, {os.cpu_count()} processors"
+    return f"{user}, {platform.system()} {kernel}, {machine}"
 
 
 def show(rows: Mapping[str, Mapping[str, str]]) -> None:
@@ -653,8 +655,9 @@ def main() -> None:
     if options.record:
         record = {
             "command": "python -m benchmarks.sandbox --record",
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(),
             "who": who(),
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
             "probes": rows,
             "milliseconds": milliseconds,
         }

@@ -40,7 +40,7 @@ from tools.common import (
 )
 
 # The benchmarks whose results are kept in runs/, by module.
-RECORDED = ("tokenizer", "pipeline", "recipe")
+RECORDED = ("tokenizer", "pipeline", "recipe", "sandbox")
 
 
 def tool(name: str, *arguments: str, **options: object) -> None:

@@ -6,28 +6,29 @@ Three tiers, strongest first:
   calls (seccomp(2)). It sees no file of yours, no process, no network.
 * ``landlock``: rules for files, landlock(7), and the same filter. It reads
   Python and the system's libraries, writes one empty folder, opens no
-  socket, signals nobody.
+  socket, signals nobody; it can learn that a file exists.
 * ``limits``: only limits, setrlimit(2), an empty environment, and another
-  user where we are root. It reads and deletes what that user may.
+  user where we are root. It reads and deletes what that user may, and uses
+  the network.
 
 ``none`` is for the tests that show what gets through without any. In all
 of them the same limits are set on the program, inside, before it begins; as
 root it runs as another user, since those of processes do not bind root.
 
 A program is Python source, run by ``python -I -S`` (:mod:`.inside`). It
-finds two functions in its names, ``receive()``, the judge's next message as
-bytes, None where there will be no more, and ``send(message)``:
+finds two functions among its names, ``receive()``, the judge's next message
+as bytes, None where there will be no more, and ``send(message)``::
 
->>> source = "send(receive().upper())"
->>> if available_tiers():  # doctest: +SKIP
-...     with start(source, best_tier()) as program:
-...         program.send(b"hello")
-...         print(program.receive())
-b'HELLO'
+    with start("send(receive().upper())", best_tier()) as program:
+        program.send(b"hello")
+        assert program.receive() == b"HELLO"
 
-What it prints (standard output and error) is its ``log``. A sandbox that
+Start it and leave the block in one thread: it dies with that thread, and so
+with a judge that is killed. What it prints is its ``log``. A sandbox that
 does not start is an :class:`InfrastructureError`, never a verdict about the
-program. Limits follow Chen et al. 2021, section 2.3, in their purpose.
+program. Chen et al. 2021, section 2.3, shut in HumanEval's programs by a
+kernel of their own, gVisor; here it is the machine's kernel that holds.
+``python -m benchmarks.sandbox`` tries out what each tier stops.
 """
 
 from __future__ import annotations
