@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmbook
-from llmbook.evaluation import humaneval_task
+from llmbook.evaluation import humaneval, humaneval_task
 from llmbook.evaluation.harness import evaluate, task_names
 from llmbook.evaluation.humaneval import pass_at_k
 from llmbook.evaluation.humaneval_task import CodeTask, pass_at
@@ -294,8 +294,8 @@ def test_samples_of_a_problem_are_drawn_with_its_own_seeds(monkeypatch):
     verdicts = {"y": Verdict("passed"), "n": Verdict("wrong")}
     monkeypatch.setattr(
         humaneval_task,
-        "check_solution",
-        lambda problem, text, tier: verdicts[text],
+        "check_many",
+        lambda solutions, tier: (verdicts[text] for _, text in solutions),
     )
     model = Writing("ynnnyynn")
     task = code_task(2, samples=4, temperature=0.8, top_p=0.95, seed=5)
@@ -317,7 +317,7 @@ def test_a_sandbox_that_fails_is_no_wrong_answer(monkeypatch):
     def fail(*_, **__):
         raise InfrastructureError("no processes left")
 
-    monkeypatch.setattr(humaneval_task, "check_solution", fail)
+    monkeypatch.setattr(humaneval, "check_solution", fail)
     with pytest.raises(InfrastructureError, match="no processes left"):
         code_task(1).score(Writing(["    return 1"]), [0])
 

@@ -9,11 +9,11 @@ from typing import Any
 from llmbook.corpus.benchmarks import CodeProblem, load_humaneval
 from llmbook.evaluation.humaneval import (
     STOP_STRINGS,
-    check_solution,
+    check_many,
     pass_at_k,
 )
 from llmbook.evaluation.models import LanguageModel
-from llmbook.evaluation.sandbox import best_tier
+from llmbook.evaluation.sandbox import Verdict, best_tier
 from llmbook.evaluation.statistics import bootstrap_interval, standard_error
 from llmbook.evaluation.tasks import (
     Options,
@@ -66,20 +66,27 @@ class CodeTask:
     def score(
         self, model: LanguageModel, numbers: Sequence[int]
     ) -> list[Record]:
-        """Records with what the model wrote and what became of it."""
-        usual = new_tokens(model, self.options.max_new_tokens, MAX_NEW_TOKENS)
+        """Records with what the model wrote and what became of it.
+
+        Every program is run in the sandbox.
+        """
+        most = new_tokens(model, self.options.max_new_tokens, MAX_NEW_TOKENS)
         prompts = [model.encode(self.items[n].prompt) for n in numbers]
+        written = self.write(model, numbers, prompts, most)
+        verdicts = check_many(
+            [
+                (self.items[number], sample)
+                for number, samples in zip(numbers, written, strict=True)
+                for sample in samples
+            ],
+            tier=self.tier,
+        )
         return [
             {
-                **self.record(number, samples),
-                "cut": max(0, len(ids) + usual - model.context_length),
+                **self.record(n, samples, [next(verdicts) for _ in samples]),
+                "cut": max(0, len(ids) + most - model.context_length),
             }
-            for number, ids, samples in zip(
-                numbers,
-                prompts,
-                self.write(model, numbers, prompts, usual),
-                strict=True,
-            )
+            for n, ids, samples in zip(numbers, prompts, written, strict=True)
         ]
 
     def write(
@@ -110,13 +117,11 @@ class CodeTask:
             for number, ids in zip(numbers, prompts, strict=True)
         ]
 
-    def record(self, number: int, samples: Sequence[str]) -> Record:
-        """What is kept of a problem; every sample is run in the sandbox."""
+    def record(
+        self, number: int, samples: Sequence[str], verdicts: Sequence[Verdict]
+    ) -> Record:
+        """What is kept of a problem."""
         problem = self.items[number]
-        verdicts = [
-            check_solution(problem, sample, tier=self.tier)
-            for sample in samples
-        ]
         return {
             "task": self.name,
             "id": self.id(number),

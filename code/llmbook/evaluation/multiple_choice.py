@@ -51,6 +51,8 @@ class Layout:
 def letters_question(item: MultipleChoice) -> str:
     """A question with its four choices, up to the letter.
 
+    Source: Hendrycks et al. 2021, figure 1a; lm-evaluation-harness's `mmlu`.
+
     >>> print(letters_question(
     ...     MultipleChoice("maths", "1 + 1?", ("1", "2", "3", "4"), "B")))
     1 + 1?
@@ -71,6 +73,8 @@ def letters_question(item: MultipleChoice) -> str:
 def cloze_question(item: MultipleChoice) -> str:
     """A question without its choices, up to the answer.
 
+    Source: lm-evaluation-harness's `mmlu_continuation`.
+
     >>> print(cloze_question(
     ...     MultipleChoice("maths", "1 + 1?", ("1", "2", "3", "4"), "B")))
     Question: 1 + 1?
@@ -79,7 +83,7 @@ def cloze_question(item: MultipleChoice) -> str:
     return f"Question: {item.question.strip()}\nAnswer:"
 
 
-# Hendrycks et al. 2021, section 3 and figure 1 of its appendix.
+# Hendrycks et al. 2021, section 4.1 and figure 1a.
 LETTERED = Layout(
     "mmlu",
     "mmlu (default template 1.0)",
