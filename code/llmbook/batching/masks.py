@@ -80,8 +80,8 @@ def positions_of(mask: Tensor) -> Tensor:
 def document_numbers(ids: Tensor, end_of_text: int) -> Tensor:
     """Which document of its row each token of ``ids`` (B, T) belongs to.
 
-    A document begins with its ``end_of_text`` token, as the model reads it,
-    and numbers begin at 1.
+    A document begins with its ``end_of_text`` token, as the model reads it;
+    what stands before the first one is document 1.
 
     >>> document_numbers(torch.tensor([[9, 4, 9, 5, 6]]), 9).tolist()
     [[2, 2, 3, 3, 3]]
@@ -117,7 +117,7 @@ def packed_attends(documents: Tensor, n_layer: int) -> list[Attend]:
     """One function a layer, for ``GPT.forward(attends=...)``.
 
     Pass ``positions=packed_positions(documents)`` beside it; each document
-    then has the logits that it has alone.
+    then has the logits that it has alone. There is no attention dropout.
     """
     return masked_attends(document_mask(documents), n_layer)
 
