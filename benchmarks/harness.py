@@ -125,7 +125,7 @@ def mmlu_tasks(
             description = settings["description"].replace(SUBJECT, words)
             yield {
                 "include": str(stock(pattern).parent / settings["include"]),
-                **local(f"{kind}_{subject}", splits, out),
+                **local(f"{kind}-{subject}", splits, out),
                 "description": description,
             }
 
@@ -312,6 +312,7 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
             model=model,
             tasks=[task],
             num_fewshot=shots,
+            limit=job.get("limit"),
             task_manager=manager,
             bootstrap_iters=0,  # the standard errors alone: never compared
         )
@@ -323,14 +324,17 @@ def run_job(job: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def run_jobs(jobs: list[Mapping[str, Any]], folder: Path) -> list[dict]:
-    """Run jobs in a process of its own, which no network is open to.
+def run_jobs(
+    jobs: list[Mapping[str, Any]], folder: Path, threads: int
+) -> list[dict[str, Any]]:
+    """Run jobs in a process of their own, which asks for no network.
 
     A job is a ``folder`` that :func:`write_tasks` made, its ``tasks`` with
     the number of examples in each prompt (None: the harness's own), and
     either a ``model``, a folder in Hugging Face's format, with a
-    ``batch_size``, or the ``answers`` to give. ``folder`` takes the files
-    that pass between the processes, and the harness's caches.
+    ``batch_size``, or the ``answers`` to give. A ``limit`` takes the first so
+    many examples of each. ``folder`` takes the files that pass between the
+    processes, and the harness's caches.
 
     Raises:
         RuntimeError: the harness failed; the message holds its last words.
@@ -340,7 +344,12 @@ def run_jobs(jobs: list[Mapping[str, Any]], folder: Path) -> list[dict]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.harness", asked, answered],
         cwd=ROOT,
-        env={**os.environ, **OFFLINE, "HF_HOME": str(folder / "cache")},
+        env={
+            **os.environ,
+            **OFFLINE,
+            "HF_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": str(threads),
+        },
         capture_output=True,
         text=True,
     )
