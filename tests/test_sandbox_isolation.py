@@ -352,20 +352,23 @@ with start(f"name = {sys.argv[2].encode()!r}" + source, sys.argv[1]) as one:
 def test_a_program_dies_with_a_judge_that_is_killed(tier):
     needs(tier)
     name = f"orphan{time.monotonic_ns() % 10**8}"
-    judge = subprocess.Popen(
-        [sys.executable, "-c", JUDGE, tier, name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with judge:
-        assert judge.stdout.readline() == b"named\n"
-        assert len(probes.named(name)) == 1
-        judge.kill()
-    for _ in range(200):
-        if not probes.named(name):
-            break
-        time.sleep(0.02)
-    assert probes.named(name) == []
+    with tempfile.TemporaryDirectory() as folder:  # the killed leave theirs
+        os.chmod(folder, 0o755)
+        judge = subprocess.Popen(
+            [sys.executable, "-c", JUDGE, tier, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": folder},
+        )
+        with judge:
+            assert judge.stdout.readline() == b"named\n"
+            assert len(probes.named(name)) == 1
+            judge.kill()
+        for _ in range(200):
+            if not probes.named(name):
+                break
+            time.sleep(0.02)
+        assert probes.named(name) == []
 
 
 # --- the filter ------------------------------------------------------------

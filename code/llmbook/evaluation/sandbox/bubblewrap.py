@@ -3,7 +3,8 @@
 bwrap(1) starts a program with a file system, a process table, a network, a
 host name and message queues of its own. What it does not see it cannot
 harm: here it sees Python, the system's libraries, three devices and one
-empty folder, whose size is limited. See namespaces(7).
+empty folder, whose size is limited (``--size``, which older versions lack:
+they count as missing). See namespaces(7).
 """
 
 from __future__ import annotations
