@@ -110,8 +110,8 @@ def warn_of_cuts(found: dict[str, dict[str, Any]]) -> None:
             warnings.warn(
                 f"{task}: {cut['prompts']} of {n} prompts are longer than "
                 f"the model reads, by up to {cut['most_tokens']} tokens; "
-                "their beginnings were left out. Fewer solved examples would "
-                "fit.",
+                "their beginnings were left out, as the reference harness "
+                "does.",
                 stacklevel=3,
             )
 
@@ -189,9 +189,9 @@ def journal_key(about: dict[str, Any]) -> dict[str, Any]:
     """
     options = {k: v for k, v in about["options"].items() if k != "folder"}
     return {
+        "options": options,
         "model": about["model"]["fingerprint"],
         "context_length": about["model"]["context_length"],
-        "options": options,
         "data": about["data"],
         "versions": about["versions"],
     }

@@ -19,6 +19,9 @@ from filelock import FileLock, Timeout
 from llmbook.evaluation.tasks import Record
 
 
+SHOWN = 40  # characters of a value that differs; hashes are longer
+
+
 class Journal:
     """The records of a run, appended as they come.
 
@@ -154,8 +157,10 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """
     if isinstance(old, dict) and isinstance(new, dict):
         found = []
-        for key in sorted(old.keys() | new.keys()):
+        for key in dict.fromkeys([*new, *old]):
             place = f"{name}.{key}" if name else key
             found += differences(old.get(key), new.get(key), place)
         return found
-    return [] if old == new else [f"{name} was {old!r} and is {new!r}"]
+    if old == new:
+        return []
+    return [f"{name} was {old!r:.{SHOWN}} and is {new!r:.{SHOWN}}"]
