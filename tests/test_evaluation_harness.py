@@ -130,16 +130,18 @@ def test_scores_do_not_depend_on_the_batch(folder):
 # --- after a kill ----------------------------------------------------------
 
 
-def start(folder, out, count, wait_after):
+def start(root, folder, out, count, wait_after):
     command = [sys.executable, "-m", "tests.evaluated_until_killed"]
     arguments = [str(a) for a in (folder, out, count, wait_after)]
-    return subprocess.Popen([*command, *arguments])
+    return subprocess.Popen([*command, *arguments], cwd=root)
 
 
-def test_after_a_kill_the_rest_is_scored_and_nothing_twice(folder, tmp_path):
+def test_after_a_kill_the_rest_is_scored_and_nothing_twice(
+    root, folder, tmp_path
+):
     out, count = tmp_path / "results.json", tmp_path / "count"
     waiting = count.with_suffix(".waiting")
-    run = start(folder, out, count, wait_after=4)
+    run = start(root, folder, out, count, wait_after=4)
     while not waiting.exists():
         assert run.poll() is None, "the run ended before it was killed"
         time.sleep(0.05)
@@ -152,7 +154,7 @@ def test_after_a_kill_the_rest_is_scored_and_nothing_twice(folder, tmp_path):
     with open(tmp_path / "results.json.journal", "a") as journal:
         journal.write('{"task": "gsm8k", "id": "2", "gener')
 
-    assert start(folder, out, count, wait_after=-1).wait() == 0
+    assert start(root, folder, out, count, wait_after=-1).wait() == 0
     scored = count.read_text().splitlines()
     assert scored[: len(before)] == before
     assert len(scored) == len(set(scored)) == 5 * 4 + 5 + 3

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 
 from llmbook.evaluation.tasks import Record
 
-
 SHOWN = 40  # characters of a value that differs; hashes are longer
 
 
