@@ -61,7 +61,7 @@ TOLERANCE = 1e-4  # nats, in a log-likelihood
 SUMMED = 8 * 2.0**-24
 ANSWER_SHARE = 4  # an answer takes up to this part of the context
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm_eval")
-NOISE, NOISE_SEED = 0.4, 0  # on the other weights, whose own deviate by 0.1
+NOISE, NOISE_SEED = 0.4, 0  # on the other weights: enough to write wildly
 SUBJECTS = tuple(name.replace(" ", "_") for name in COURSES.values())
 WORDS = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 
