@@ -210,7 +210,7 @@ def test_a_log_likelihood_that_is_no_number_names_the_document():
     with torch.no_grad():
         model.model.position_embedding.weight[40] = math.nan
     short, *_, long = texts_of_all_lengths()
-    with pytest.raises(ArithmeticError, match="perplexity, item 1: .*nan"):
+    with pytest.raises(ArithmeticError, match=r"perplexity, item 1: .*nan"):
         evaluate(model, "perplexity", corpus=[short, long], progress=False)
 
 
