@@ -5,9 +5,11 @@
 The running model is saved in Hugging Face's format and evaluated by
 lm-evaluation-harness and by ``llmbook.evaluation``, each from that folder,
 with the same threads and the same batch size, on the world's benchmarks.
-The table compares every log-likelihood, answer and score, and the seconds of
-both. A last line does it again with other weights on one side: how far apart
-two models lie that are not the same.
+The table compares every log-likelihood, answer and score, and says how many
+examples differ when our side has other weights. The seconds run from the
+call to the results, with the model loaded: reading the task's files, in
+which the harness spends a large part of its time on tasks this small, is in
+them. HumanEval's programs are written and not run.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ from benchmarks import evaluation, harness
 from llmbook import hub, running
 from llmbook.corpus.benchmarks import load_gsm8k
 from llmbook.evaluation import gsm8k
+from llmbook.evaluation.humaneval import STOP_STRINGS
 from llmbook.evaluation.loading import load_model
+from llmbook.evaluation.models import cut_at
 from llmbook.evaluation.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.slow
@@ -169,6 +171,23 @@ def test_answers_are_found_and_judged_as_by_the_harness(both):
             assert right == record["scores"][way]
             found[way] += right
     assert 0 < found["strict-match"] < found["flexible-extract"] < MANY
+
+
+@pytest.mark.parametrize(
+    "pattern, stop",
+    [(harness.GSM8K, gsm8k.STOP), (harness.HUMANEVAL, STOP_STRINGS)],
+)
+def test_stop_strings_are_the_harness_s_and_end_a_text_alike(pattern, stop):
+    from lm_eval.models.utils import postprocess_generated_text
+
+    until = harness.read_stock(pattern)["generation_kwargs"]["until"]
+    assert list(stop) == until
+    for first in until:
+        assert cut_at(f" 5{first} 6", stop) == " 5"
+        for second in until:
+            text = f" 5\n {second[:-1]}{first} 6{second} 7"
+            theirs = postprocess_generated_text(text, until, None)
+            assert cut_at(text, stop) == theirs
 
 
 # --- the real benchmarks ---------------------------------------------------
