@@ -40,7 +40,15 @@ from tools.common import (
 )
 
 # The benchmarks whose results are kept in runs/, by module.
-RECORDED = ("tokenizer", "pipeline", "recipe", "sandbox")
+RECORDED = (
+    "tokenizer",
+    "pipeline",
+    "recipe",
+    "batching",
+    "evaluation",
+    "sandbox",
+    "tricks",
+)
 
 
 def tool(name: str, *arguments: str, **options: object) -> None:

@@ -90,7 +90,7 @@ class TransformersModel:
             raise ImportError(
                 f"{name_or_dir} is no model of this book's own kind, and "
                 "others are read by transformers, which is missing: pip "
-                'install "llmbook[book]".'
+                'install "llmbook[eval]".'
             ) from error
         name = os.fspath(name_or_dir)
         choices: dict[str, Any] = {"trust_remote_code": False}
