@@ -409,11 +409,19 @@ CASES = [  # by seccomp(2) and asm/unistd_64.h: machine, number, arguments
     ("x86_64", X86, (302, 1, 7), "prlimit, of another", False),
     ("x86_64", X86, (157, 1, 0), "prctl, its death signal", False),
     ("x86_64", X86, (157, 15, 0), "prctl, its name", True),
+    ("x86_64", X86, (2, 0, 0x410002), "open, O_TMPFILE", False),
+    ("x86_64", X86, (257, 0, 0, 0x410002), "openat, O_TMPFILE", False),
+    ("x86_64", X86, (257, 0, 0, 0x90000), "openat, O_DIRECTORY", True),
+    ("x86_64", X86, (437,), "openat2, whose flags it cannot see", False),
+    ("x86_64", X86, (16, 3, 0x40305828), "ioctl, FS_IOC_RESVSP", False),
+    ("x86_64", X86, (16, 3, 0x5401), "ioctl, TCGETS", True),
     ("x86_64", X86, (0x40000000 | 41,), "socket in the second table", False),
     ("x86_64", 0x40000003, (0,), "a 32-bit call", False),
     ("aarch64", ARM, (198, 2, 1, 0), "socket", False),
     ("aarch64", ARM, (41,), "pivot_root, x86's socket", False),
     ("aarch64", ARM, (63,), "read", True),
+    ("aarch64", ARM, (56, 0, 0, 0x404002), "openat, O_TMPFILE", False),
+    ("aarch64", ARM, (2, 0, 0x410002), "io_submit, x86's open", True),
     ("aarch64", X86, (0,), "a call of another machine", False),
 ]
 
@@ -457,6 +465,10 @@ def test_numbers_of_calls_are_those_of_the_kernels_headers(
         "clone3": seccomp.CLONE3,
         "fcntl": seccomp.FCNTL,
         "prctl": seccomp.PRCTL,
+        "ioctl": seccomp.IOCTL,
+        "open": seccomp.OPEN,
+        "openat": seccomp.OPENAT,
+        "openat2": seccomp.OPENAT2,
         "prlimit64": seccomp.PRLIMIT,
     }
     there = {name: n[column] for name, n in named.items() if name in known}
@@ -678,6 +690,116 @@ def test_a_folder_holds_few_files_of_limited_size(tmp_path, monkeypatch):
     for name in "abc":
         (tmp_path / name).touch()
     assert not plans.holds(str(tmp_path), 100_000)
+
+
+HIDDEN_BYTES = {  # ways to take disk that a look at a folder does not show
+    "removed": """
+        fd = os.open("one", os.O_CREAT | os.O_RDWR)
+        os.unlink("one")
+        kept.append(fd)
+        os.write(fd, bytes(1 << 20))
+    """,
+    "replaced": """
+        for name in ("one", "two"):
+            kept.append(os.open(name, os.O_CREAT | os.O_RDWR))
+            os.write(kept[-1], bytes(1 << 20))
+        os.rename("two", "one")
+    """,
+    "without a name": """
+        kept.append(os.open(".", os.O_TMPFILE | os.O_RDWR))
+        os.write(kept[-1], bytes(1 << 20))
+    """,
+}
+
+
+@pytest.mark.parametrize("way", HIDDEN_BYTES)
+@pytest.mark.parametrize("tier", STRONG)
+def test_no_file_takes_disk_unseen(tier, way):
+    needs(tier)
+    source = f"""
+import os
+kept = []
+try:
+    for _ in range(12):
+{textwrap.indent(textwrap.dedent(HIDDEN_BYTES[way]), " " * 8)}
+    send(b"%d" % sum(os.fstat(fd).st_blocks * 512 for fd in kept))
+except OSError:
+    send(b"0")
+"""
+    with start(source, tier, Limits(scratch_bytes=4 * MIB)) as program:
+        assert int(program.receive(9)) <= 4 * MIB
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "os.posix_fallocate(fd, 0, 1 << 20)",
+        *(
+            f"fcntl.ioctl(fd, {call:#x}, struct.pack("
+            "'=hhxxxxqqiI16x', 0, 0, 0, 1 << 20, 0, 0))"
+            for call in (0x40305828, 0x4030582A, 0x40305839)
+        ),
+    ],
+)
+def test_no_disk_is_taken_at_once(make):
+    needs("landlock")
+    source = f"""
+import fcntl, os, struct
+fd = os.open("one", os.O_CREAT | os.O_RDWR)
+try:
+    {make}
+except OSError:
+    pass
+send(b"%d" % os.fstat(fd).st_blocks)
+"""
+    assert answer(source, "landlock") == b"0"
+
+
+@pytest.mark.parametrize("tier", TIERS_HERE)
+def test_a_temporary_folder_may_lie_where_only_the_judge_goes(
+    tier, tmp_path, monkeypatch
+):
+    needs(tier)
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = "open('one', 'w').write('x'); send(open('one', 'rb').read())"
+    assert answer(source, tier) == b"x"
+
+
+def test_folders_within_folders_are_cleared_up(tmp_path, monkeypatch):
+    needs("limits")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = """
+        import os
+        for _ in range(3000):
+            os.mkdir("within")
+            os.chdir("within")
+        send(b"deep")
+    """
+    assert answer(source, "limits") == b"deep"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_landlock_leaves_your_shared_memory_and_hears_of_no_file():
+    needs("landlock")
+    library = ctypes.CDLL(None)
+    made = library.shmget(0, 4096, 0o1666)  # IPC_PRIVATE, IPC_CREAT
+    source = f"""
+        import ctypes
+        library = ctypes.CDLL(None)
+        library.shmctl({made}, 0, None)  # IPC_RMID, if it is the owner
+        seen = ctypes.create_string_buffer(256)
+        found = [
+            library.shmctl({made}, 2, seen),  # IPC_STAT
+            library.inotify_init(),
+            library.inotify_init1(0),
+        ]
+        send(repr(found).encode())
+    """
+    try:
+        assert answer(source, "landlock") == b"[-1, -1, -1]"
+    finally:
+        assert library.shmctl(made, 0, None) == 0
 
 
 @pytest.mark.parametrize("tier", TIERS_HERE)

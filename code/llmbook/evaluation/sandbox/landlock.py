@@ -27,7 +27,7 @@ SET_DEATH_SIGNAL, SET_NO_NEW_PRIVILEGES, SET_SECCOMP = 1, 38, 22
 FILTER_MODE, KILLED = 2, 9
 # linux/landlock.h: rights over files, one bit each, by version.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-REMOVE_FILE, MAKE_FILE, TRUNCATE = 1 << 5, 1 << 8, 1 << 14
+MAKE_FILE, TRUNCATE = 1 << 8, 1 << 14
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # not for folders
 NET_RIGHTS, NET_SINCE = 3, 4  # to bind and to connect TCP
@@ -37,7 +37,8 @@ ALLOWED = {
     "execute": EXECUTE | READ,
     "read": READ,
     "list": READ_DIR,
-    "write": READ | WRITE_FILE | REMOVE_FILE | MAKE_FILE | TRUNCATE,
+    # Not to remove: what is open or mapped would go on taking disk unseen.
+    "write": READ | WRITE_FILE | MAKE_FILE | TRUNCATE,
 }
 
 

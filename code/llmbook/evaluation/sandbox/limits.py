@@ -29,7 +29,7 @@ class Limits:
         open_files: Descriptors at once.
         cpu_seconds: Processor time, whole seconds.
         scratch_bytes: All files together, :data:`MOST_FILES` at most; in
-            ``limits`` those of one folder.
+            ``limits`` those that one folder shows.
         wall_seconds: Time on the clock, once it began.
         output_bytes: All its answers and its log together.
     """

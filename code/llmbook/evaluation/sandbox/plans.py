@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -152,7 +153,8 @@ def plan_landlock(limits: Limits, stack: contextlib.ExitStack) -> Launch:
         "execute": [shut.python, *system_libraries()],
         "list": [f"{prefix}/{interpreter().standard}"],
         "read": readable_files(str(prefix)),
-        "write": [shut.folder, *DEVICES],
+        # Its folder, to which the way may be closed to another user.
+        "write": [".", *DEVICES],
     }
     pairs = [(kind, path) for kind in rules for path in rules[kind]]
     wrapper = python_command(shut.python, "landlock", calls.hex())
@@ -193,12 +195,15 @@ def plan_limits(limits: Limits, stack: contextlib.ExitStack) -> Launch:
 def scratch_folder(stack: contextlib.ExitStack) -> str:
     """A new folder, gone with ``stack``, whatever a program made of it."""
 
-    def remove() -> None:
-        with contextlib.suppress(RecursionError):  # folders without end
-            shutil.rmtree(folder, ignore_errors=True)
-
     folder = tempfile.mkdtemp(prefix="llmbook-")
-    stack.callback(remove)
+    # Folders may go deeper than shutil.rmtree has calls and descriptors.
+    remove = ["rm", "-rf", "--", folder]
+
+    def clear() -> None:
+        with contextlib.suppress(OSError):  # no process left for it
+            subprocess.run(remove, stderr=subprocess.DEVNULL)
+
+    stack.callback(clear)
     return folder
 
 

@@ -19,8 +19,9 @@ ARCHITECTURES = {  # linux/audit.h: what the filter finds as its machine
     "aarch64": 0xC00000B7,
 }
 X32 = 0x40000000  # x86_64's second table of calls, in one bit
-# Each: the number on x86_64, then on aarch64; None where it has none.
-FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
+# The number on x86_64, then on aarch64; None where it has none.
+Numbers = tuple[int | None, int | None]
+FORBIDDEN: dict[str, Numbers] = {
     # Sockets of every kind: TCP, UDP, raw, Unix, netlink.
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -52,6 +53,16 @@ FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
+    "io_setup": (206, 0),  # of which the whole machine has so many
+    # The user's own shared memory, semaphores and queues, by number.
+    "shmctl": (31, 195),
+    "semctl": (66, 191),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "msgctl": (71, 187),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "mq_unlink": (241, 181),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     # Whose a file is and who may use it: Landlock does not guard these.
@@ -78,6 +89,8 @@ FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "file_setattr": (469, 469),
     "truncate": (76, 45),
     "open_by_handle_at": (304, 265),
+    # A disk filled at once, before anybody looks.
+    "fallocate": (285, 47),
     # Other views of the machine, and doors into the kernel.
     "unshare": (272, 97),
     "setns": (308, 268),
@@ -102,12 +115,20 @@ FORBIDDEN: dict[str, tuple[int | None, int | None]] = {
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "fanotify_init": (300, 262),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "syslog": (103, 116),
 }
 CLONE, CLONE3 = (56, 220), (435, 435)
 NEW_NAMESPACE = 0x7E020080  # the CLONE_NEW* of linux/sched.h, in one mask
 FCNTL, SET_OWNER = (72, 25), (8, 15)  # F_SETOWN, F_SETOWN_EX: signals too
 PRCTL, DEATH_SIGNAL = (157, 167), 1  # so it dies with the judge for sure
 PRLIMIT = (302, 261)  # of another process; its own it may lower
+# A file without a name takes disk that nobody counts.
+OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
+NAMELESS = 0x400000  # of O_TMPFILE
+IOCTL = (16, 29)
+RESERVE = (0x40305828, 0x4030582A, 0x40305839)  # fallocate, under old names
 
 # linux/filter.h: load a word of the data; compare; return a verdict.
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -137,17 +158,27 @@ def filter_program(machine: str) -> bytes | None:
     for numbers in FORBIDDEN.values():
         if (number := numbers[column]) is not None:
             program += when(number, [(RETURN, 0, 0, EPERM)])
-    # clone3 hides its flags in memory; told ENOSYS, libraries take clone.
-    program += when(CLONE3[column], [(RETURN, 0, 0, ENOSYS)])
-    program += when(
-        CLONE[column], argument(0, [(ANY_BIT, 0, 1, NEW_NAMESPACE)])
-    )
-    for command in SET_OWNER:
-        program += when(FCNTL[column], argument(1, [(EQUAL, 0, 1, command)]))
-    program += when(PRCTL[column], argument(0, [(EQUAL, 0, 1, DEATH_SIGNAL)]))
-    program += when(PRLIMIT[column], argument(0, [(EQUAL, 1, 0, 0)]))
+    # These hide their flags in memory; told ENOSYS, libraries take others.
+    for numbers in (CLONE3, OPENAT2):
+        program += when(numbers[column], [(RETURN, 0, 0, ENOSYS)])
+    for numbers, index, test in refused_by_argument():
+        if (number := numbers[column]) is not None:
+            program += when(number, argument(index, [test]))
     program.append((RETURN, 0, 0, ALLOW))
     return b"".join(struct.pack("=HBBI", *line) for line in program)
+
+
+def refused_by_argument() -> list[tuple[Numbers, int, Instruction]]:
+    """Calls refused for an argument: numbers, which one, and its test."""
+    return [
+        (CLONE, 0, (ANY_BIT, 0, 1, NEW_NAMESPACE)),
+        (OPEN, 1, (ANY_BIT, 0, 1, NAMELESS)),
+        (OPENAT, 2, (ANY_BIT, 0, 1, NAMELESS)),
+        *((FCNTL, 1, (EQUAL, 0, 1, command)) for command in SET_OWNER),
+        *((IOCTL, 1, (EQUAL, 0, 1, command)) for command in RESERVE),
+        (PRCTL, 0, (EQUAL, 0, 1, DEATH_SIGNAL)),
+        (PRLIMIT, 0, (EQUAL, 1, 0, 0)),
+    ]
 
 
 def when(number: int, lines: list[Instruction]) -> list[Instruction]:

@@ -5,8 +5,9 @@ Three tiers, strongest first:
 * ``bubblewrap``: namespaces of its own (bwrap(1)) and a filter of system
   calls (seccomp(2)). It sees no file of yours, no process, no network.
 * ``landlock``: rules for files, landlock(7), and the same filter. It reads
-  Python and the system's libraries, writes one empty folder, opens no
-  socket, signals nobody; it can learn that a file exists.
+  Python and the system's libraries, writes one empty folder, where it
+  removes nothing, opens no socket, signals nobody; it can learn that a file
+  exists.
 * ``limits``: only limits, setrlimit(2), an empty environment, and another
   user where we are root. It reads and deletes what that user may, and uses
   the network.
@@ -23,11 +24,12 @@ as bytes, None where there will be no more, and ``send(message)``::
         program.send(b"hello")
         assert program.receive() == b"HELLO"
 
-Start it and leave the block in one thread: it dies with that thread, and so
-with a judge that is killed. What it prints is its ``log``. A sandbox that
-does not start is an :class:`InfrastructureError`, never a verdict about the
-program. Chen et al. 2021, section 2.3, shut in HumanEval's programs by a
-kernel of their own, gVisor; here it is the machine's kernel that holds.
+Start it and leave the block in one thread: in the first two tiers it dies
+with that thread, and so with a judge that is killed. What it prints is its
+``log``. A sandbox that does not start is an :class:`InfrastructureError`,
+never a verdict about the program. Chen et al. 2021, section 2.3, shut in
+HumanEval's programs by a kernel of their own, gVisor; here it is the
+machine's kernel that holds.
 ``python -m benchmarks.sandbox`` tries out what each tier stops.
 """
 
