@@ -345,6 +345,41 @@ def test_tests_that_do_not_work_are_no_verdict(tests):
         check(function("return 2 * x"), "double", tests)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "'x' * 1_000_000",
+        "[" * MAX_DEPTH + "]" * MAX_DEPTH,
+    ],
+)
+def test_an_answer_too_much_for_the_next_call_counts(answer):
+    tests = """
+def check(candidate):
+    first = candidate(1)
+    assert candidate([first * 2]) == 3
+"""
+    verdict = check(f"def f(x): return {answer}", "f", tests, limits=SHORT)
+    assert verdict.status == "wrong"
+
+
+def test_an_answer_that_leaves_a_test_without_a_value_counts():
+    tests = """
+def check(candidate):
+    for last in candidate(3):
+        pass
+    assert last == 2
+"""
+    right, empty = "def f(x): return range(x)", "def f(x): return []"
+    assert check(right, "f", tests, limits=SHORT).passed
+    assert check(empty, "f", tests, limits=SHORT).status == "wrong"
+
+
+def test_an_argument_that_is_too_much_by_itself_is_no_verdict():
+    tests = "def check(candidate): assert candidate('x' * 2**20)"
+    with pytest.raises(InfrastructureError, match="more than"):
+        check("def f(x): return x", "f", tests, limits=SHORT)
+
+
 def test_a_judge_that_dies_is_no_verdict(monkeypatch):
     real = checking.program
     dies = "import os\nreceive()\nos._exit(1)"

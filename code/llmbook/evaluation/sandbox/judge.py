@@ -16,6 +16,7 @@ from typing import Any
 
 from llmbook.evaluation.sandbox.plain import (
     NotPlain,
+    TooMuch,
     decode,
     dumps,
     encode,
@@ -24,6 +25,7 @@ from llmbook.evaluation.sandbox.plain import (
 
 MEMORY_BYTES = 512 * 2**20  # for comparing answers of at most 1 MiB each
 MAX_TEXT = 300  # characters kept of a verdict's detail
+FIRST_CALL = 1  # the request before it loads the program
 
 
 class Ended(BaseException):
@@ -66,9 +68,11 @@ class Candidate:
             request = [kind, self._number, *map(encode, rest)]
             return understood(self._ask(dumps(request)), self._number)
         except NotPlain as error:
-            raise Ended(
-                "broken", f"an argument in the tests: {error}"
-            ) from None
+            # After a first answer, what grows too much may be made of one.
+            made = isinstance(error, TooMuch) and self._number > FIRST_CALL
+            status = "wrong" if made else "broken"
+            detail = f"an argument in the tests: {error}; {self.last}"
+            raise Ended(status, detail) from None
         except Ended as ended:
             self.ended = ended
             raise
@@ -102,18 +106,20 @@ def run_tests(tests: Callable[[Candidate], Any], candidate: Candidate) -> None:
     """Run the tests on the candidate's answers.
 
     Whatever a test raises is about an answer, and that answer is wrong; but
-    for missing names and modules, which no answer can cause.
+    for missing names and modules, which no answer can cause (unlike a local
+    name without a value, as after a loop over an empty answer).
 
     Raises:
         Ended: always, with the verdict.
     """
     try:
         tests(candidate)
-    except (NameError, ImportError) as error:
-        raise Ended("broken", f"the tests: {error!r}") from None
     except MemoryError:
         raise Ended("memory", f"too much to test: {candidate.last}") from None
     except Exception as error:
+        missing = isinstance(error, (NameError, ImportError))
+        if missing and not isinstance(error, UnboundLocalError):
+            raise Ended("broken", f"the tests: {error!r}") from None
         raise Ended("wrong", f"{candidate.last}: {error!r}") from None
     raise candidate.ended or Ended("passed", "")
 

@@ -18,6 +18,10 @@ class NotPlain(ValueError):
     """What is no plain data, or too much of it."""
 
 
+class TooMuch(NotPlain):
+    """Plain data, but too deep, too long, or a number of too many digits."""
+
+
 def encode(value: Any, depth: int = 0) -> Any:
     """The value as what JSON can hold.
 
@@ -29,12 +33,13 @@ def encode(value: Any, depth: int = 0) -> Any:
     {'tuple': [1, {'dict': [['a', None]]}]}
 
     Raises:
-        NotPlain: a value of another type, or nested too deep.
+        NotPlain: a value of another type.
+        TooMuch: nested too deep.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if depth == MAX_DEPTH:
-        raise NotPlain(f"nested deeper than {MAX_DEPTH}")
+        raise TooMuch(f"nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):
         pairs = [list(pair) for pair in value.items()]
         return {"dict": [encode(pair, depth + 1) for pair in pairs]}
@@ -97,16 +102,16 @@ def dumps(message: Any) -> bytes:
     b'["call", 1, {"tuple": [2.5, "x"]}]'
 
     Raises:
-        NotPlain: longer than ``MAX_BYTES``, or an int of more digits than
+        TooMuch: longer than ``MAX_BYTES``, or an int of more digits than
             Python turns into text (4,300).
     """
     try:
         text = json.dumps(message, ensure_ascii=False)
     except ValueError as error:
-        raise NotPlain(str(error)) from None
+        raise TooMuch(str(error)) from None
     body = text.encode("utf-8", "surrogatepass")
     if len(body) > MAX_BYTES:
-        raise NotPlain(f"{len(body):,} bytes, more than {MAX_BYTES:,}")
+        raise TooMuch(f"{len(body):,} bytes, more than {MAX_BYTES:,}")
     return body
 
 
