@@ -200,6 +200,9 @@ def scratch_folder(stack: contextlib.ExitStack) -> str:
     remove = ["rm", "-rf", "--", folder]
 
     def clear() -> None:
+        with contextlib.suppress(OSError):  # most are empty: no process
+            os.rmdir(folder)
+            return
         with contextlib.suppress(OSError):  # no process left for it
             subprocess.run(remove, stderr=subprocess.DEVNULL)
 
