@@ -46,9 +46,11 @@ def check_solution(
 ) -> Verdict:
     """Whether a completion makes the problem's function right.
 
-    Two things differ from the harness, which runs program and tests in one
-    process: functions of the prompt that the tests use are the prompt's
-    own, and the program finds Python's standard library alone.
+    Three things differ from the harness, which runs program and tests in
+    one process: functions of the prompt that the tests use are the prompt's
+    own; the program finds Python's standard library alone, and may start no
+    thread and no process; and an answer is plain data, so that a
+    ``Decimal`` or a ``range`` is not taken for the number or list it equals.
 
     Args:
         completion: what the model wrote after the prompt; whatever follows
