@@ -70,7 +70,7 @@ def permutation_test(
     >>> permutation_test([3.0, 4.0, 5.0], [0.0, 1.0, 2.0]) < 0.06  # 1 in 20
     True
     """
-    pooled = _finite(suspect, fresh)
+    pooled = pool_items(suspect, fresh)
     rows = np.tile(pooled, (draws, 1))
     shuffled = np.random.default_rng(seed).permuted(rows, axis=1)
     n = len(suspect)
@@ -87,13 +87,13 @@ def auc(suspect: Sequence[float], fresh: Sequence[float]) -> float:
     >>> auc([3.0, 1.0], [0.0, 2.0])
     0.75
     """
-    pooled = _finite(suspect, fresh)
+    pooled = pool_items(suspect, fresh)
     first, second = pooled[: len(suspect)], pooled[len(suspect) :]
     signs = np.sign(first[:, None] - second[None, :])
     return float((0.5 + 0.5 * signs).mean())
 
 
-def _finite(suspect: Sequence[float], fresh: Sequence[float]) -> np.ndarray:
+def pool_items(suspect: Sequence[float], fresh: Sequence[float]) -> np.ndarray:
     """Both in a row, each with at least one number and no NaN."""
     pooled = np.array([*suspect, *fresh], dtype=float)
     if not len(suspect) or not len(fresh) or not np.isfinite(pooled).all():

@@ -55,8 +55,8 @@ def wilson_interval(
     >>> f"{low:.3f} to {high:.3f}"
     '0.142 to 0.402'
     """
-    _check_count(correct, n)
-    z = _z(confidence)
+    check_count(correct, n)
+    z = z_score(confidence)
     share, pull = correct / n, z * z / n
     centre = (share + pull / 2) / (1 + pull)
     spread = math.sqrt(share * (1 - share) / n + pull / (4 * n))
@@ -178,8 +178,8 @@ def guessing_p_value(correct: int, n: int, chance: float) -> float:
     >>> guessing_p_value(2, 2, chance=0.25)
     0.0625
     """
-    _check_count(correct, n)
-    return min(1.0, math.fsum(_binomial(n, chance)[correct:]))
+    check_count(correct, n)
+    return min(1.0, math.fsum(binomial_masses(n, chance)[correct:]))
 
 
 def chance_line(
@@ -196,7 +196,7 @@ def chance_line(
     inf
     """
     tail, correct = 0.0, n
-    masses = _binomial(n, chance)
+    masses = binomial_masses(n, chance)
     while correct >= 0 and tail + masses[correct] <= significance:
         tail += masses[correct]
         correct -= 1
@@ -238,12 +238,16 @@ def items_needed(
             f"{disagreement}; expected two that differ, and a disagreement "
             "from their difference to 1."
         )
-    reach = _z(confidence) + NormalDist().inv_cdf(power)
+    reach = z_score(confidence) + NormalDist().inv_cdf(power)
     return math.ceil(reach**2 * (disagreement - gap**2) / gap**2)
 
 
-def _binomial(n: int, chance: float) -> list[float]:
-    """The probabilities of 0 ... n right guesses."""
+def binomial_masses(n: int, chance: float) -> list[float]:
+    """The probabilities of 0 ... n right guesses.
+
+    >>> binomial_masses(1, chance=0.25)
+    [0.75, 0.25]
+    """
     if n < 1 or not 0 < chance < 1:
         raise ValueError(
             f"got {n} items and a chance of {chance!r}; expected at least "
@@ -262,8 +266,12 @@ def _binomial(n: int, chance: float) -> list[float]:
     ]
 
 
-def _z(confidence: float) -> float:
-    """How many standard errors to either side hold this much."""
+def z_score(confidence: float) -> float:
+    """How many standard errors to either side hold this much.
+
+    >>> round(z_score(0.95), 2)
+    1.96
+    """
     if not 0 < confidence < 1:
         raise ValueError(
             f"confidence is {confidence!r}; expected a number between 0 and "
@@ -272,7 +280,12 @@ def _z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def _check_count(correct: int, n: int) -> None:
+def check_count(correct: int, n: int) -> None:
+    """Refuse a score that nobody can have reached.
+
+    Raises:
+        ValueError: no items, or not 0 <= correct <= n.
+    """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(
             f"got {correct} correct of {n}; expected at least one item, and "

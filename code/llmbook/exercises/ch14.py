@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
+import operator
 import re
 from collections.abc import Callable, Sequence
 
@@ -134,6 +135,11 @@ def _with_blank(logprobs: Sequence[float], choices: Sequence[str]) -> int:
     return _best([p / len(" " + c) for p, c in pairs])
 
 
+def _probability(logprobs: Sequence[float], choices: Sequence[str]) -> int:
+    pairs = zip(logprobs, choices, strict=True)
+    return _best([math.exp(p) / len(c) for p, c in pairs])
+
+
 def _lowest(logprobs: Sequence[float], choices: Sequence[str]) -> int:
     pairs = zip(logprobs, choices, strict=True)
     return _best([-p / len(c) for p, c in pairs])
@@ -150,38 +156,52 @@ CHOICE_CASES = (
     ((-3.0, -3.6), ("ééé", "abcd")),
     ((-1.0, -8.1), ("a", "abcdefghi")),
     ((-9.0, -2.0, -4.0), ("abc", "b", "cd")),
+    ((-1.0, -1.1), ("a tall oak", "oak")),
 )
 
 
+CHOICE_HINTS = {
+    _by_sum: (
+        "You compared the sums. A longer choice is a product of more "
+        "probabilities: divide each by the length of its choice."
+    ),
+    _by_word: (
+        "You divided by the number of words. What counts here is "
+        "characters, len(choice), which no tokenizer changes."
+    ),
+    _by_byte: (
+        "You divided by bytes, and é has two. The harness's acc_norm "
+        "divides by characters, len(choice)."
+    ),
+    _with_blank: (
+        "You counted the blank before the choice too. It is scored, but "
+        "the length is that of the choice itself; for a choice of one "
+        "letter that halves the score."
+    ),
+    _probability: (
+        "You divided the probability by the length. Divide its "
+        "logarithm: leave out exp."
+    ),
+    _lowest: (
+        "You took the least likely choice: log-probabilities are "
+        "negative, and the highest is the one nearest to zero."
+    ),
+    _last_of_equals: (
+        "Of two equal scores you took the last; the first counts."
+    ),
+}
+
+
 def _check_choose(answer) -> str | None:
-    got = [int(answer(*case)) for case in CHOICE_CASES]
-    known = {
-        _by_sum: (
-            "You compared the sums. A longer choice is a product of more "
-            "probabilities: divide each by the length of its choice."
-        ),
-        _by_word: (
-            "You divided by the number of words. What counts here is "
-            "characters, len(choice), which no tokenizer changes."
-        ),
-        _by_byte: (
-            "You divided by bytes, and é has two. The harness's acc_norm "
-            "divides by characters, len(choice)."
-        ),
-        _with_blank: (
-            "You counted the blank before the choice too. It is scored, but "
-            "the length is that of the choice itself; for a choice of one "
-            "letter that halves the score."
-        ),
-        _lowest: (
-            "You took the least likely choice: log-probabilities are "
-            "negative, and the highest is the one nearest to zero."
-        ),
-        _last_of_equals: (
-            "Of two equal scores you took the last; the first counts."
-        ),
-    }
-    for mistake, message in known.items():
+    returned = [answer(*case) for case in CHOICE_CASES]
+    try:
+        got = [operator.index(number) for number in returned]
+    except TypeError:
+        return (
+            f"You returned {returned[0]!r}. Return the number of the choice: "
+            "0 for the first."
+        )
+    for mistake, message in CHOICE_HINTS.items():
         if got == [mistake(*case) for case in CHOICE_CASES]:
             return message
     for case, found in zip(CHOICE_CASES, got, strict=True):
@@ -204,6 +224,7 @@ register(
             "words": _by_word,
             "bytes": _by_byte,
             "blank counted": _with_blank,
+            "the probability divided": _probability,
             "least likely": _lowest,
             "last of equals": _last_of_equals,
         },
@@ -294,16 +315,17 @@ def _check_extract(answer) -> str | None:
         _dollar_kept: "You kept the dollar sign of $7: take it out.",
         _sign_lost: "You lost the minus of -4: it belongs to the number.",
         _decimals_lost: (
-            "You read 2.5 as 2: a point with digits behind it belongs to "
-            "the number."
+            "You cut 2.5 at its point: a point with digits behind it "
+            "belongs to the number."
         ),
     }
-    for mistake, message in known.items():
-        if got == {text: mistake(text) for text in EXTRACT_CASES}:
-            return message
     for text, wanted in EXTRACT_CASES.items():
-        if got[text] != wanted:
-            return f"From {text!r} expected {wanted!r}, got {got[text]!r}."
+        if got[text] == wanted:
+            continue
+        for mistake, message in known.items():
+            if got[text] == mistake(text):
+                return message
+        return f"From {text!r} expected {wanted!r}, got {got[text]!r}."
     return None
 
 
@@ -350,12 +372,16 @@ def _added(n: int, c: int, k: int) -> float:
     return min(1.0, k * c / n)
 
 
+def _exactly_one(n: int, c: int, k: int) -> float:
+    return c * math.comb(n - c, k - 1) / math.comb(n, k)
+
+
 def _one_try(n: int, c: int, k: int) -> float:
     return c / n
 
 
 def _check_pass(answer) -> str | None:
-    case = (10, 3, 4)
+    case = (12, 3, 3)
     got = float(answer(*case))
     known = {
         _plugged_in: (
@@ -374,6 +400,10 @@ def _check_pass(answer) -> str | None:
         _added: (
             "k c / n counts a choice that holds two passing samples twice, "
             "and would go past 1."
+        ),
+        _exactly_one: (
+            "That is the share of choices in which exactly one passes. Two "
+            "or three will do as well."
         ),
         _one_try: (
             "c / n is pass@1, whatever k is. With more tries one of them "
@@ -401,6 +431,7 @@ register(
             "all pass": _all_pass,
             "none passes": _none_pass,
             "added up": _added,
+            "exactly one": _exactly_one,
             "k left out": _one_try,
         },
     )
@@ -425,6 +456,21 @@ def _normal(correct: int, n: int) -> Ends:
     p = correct / n
     half = Z * math.sqrt(p * (1 - p) / n)
     return p - half, p + half
+
+
+def _clipped(correct: int, n: int) -> Ends:
+    low, high = _normal(correct, n)
+    return max(0.0, low), min(1.0, high)
+
+
+def _turned_round(correct: int, n: int) -> Ends:
+    low, high = interval(correct, n)
+    return high, low
+
+
+def _middle_and_half(correct: int, n: int) -> Ends:
+    low, high = interval(correct, n)
+    return (low + high) / 2, (high - low) / 2
 
 
 def _not_shifted(correct: int, n: int) -> Ends:
@@ -456,32 +502,44 @@ def _same_ends(a: Sequence[float], b: Sequence[float]) -> bool:
     return all(_near(float(x), y, 1e-3) for x, y in zip(a, b, strict=True))
 
 
+INTERVAL_HINTS = {
+    _normal: (
+        "That is p ± 1.96 √(p (1 − p) / n): below 0 here, and a point "
+        "at 0 correct. Wilson's standard error is that of the unknown "
+        "p, not of the observed share: solve for p."
+    ),
+    _clipped: (
+        "Cut off at 0 it is still p ± 1.96 √(p (1 − p) / n), and a "
+        "point at 0 correct. Solve for the unknown p instead."
+    ),
+    _turned_round: "Both ends are right, in the other order.",
+    _middle_and_half: (
+        "That is the middle and half the width; return the two ends."
+    ),
+    _not_shifted: (
+        "The width is Wilson's, but around the observed share. The "
+        "middle moves towards one half: (share + z²/2n) / (1 + z²/n)."
+    ),
+    _two_more_of_each: (
+        "That is the interval of Agresti and Coull: Wilson's middle, "
+        "but a wider spread, which leaves 0 … 1. Solve the equation."
+    ),
+    _not_shrunk: (
+        "Both ends are too high by the factor 1 + z²/n: divide the "
+        "middle and the half-width by it."
+    ),
+    _half_width: (
+        "Your interval is half as wide: z standard errors to either "
+        "side, and not in all."
+    ),
+}
+
+
 def _check_interval(answer) -> str | None:
     got = answer(1, 12)
-    known = {
-        _normal: (
-            "That is p ± 1.96 √(p (1 − p) / n): below 0 here, and a point "
-            "at 0 correct. Wilson's standard error is that of the unknown "
-            "p, not of the observed share: solve for p."
-        ),
-        _not_shifted: (
-            "The width is Wilson's, but around the observed share. The "
-            "middle moves towards one half: (share + z²/2n) / (1 + z²/n)."
-        ),
-        _two_more_of_each: (
-            "That is the interval of Agresti and Coull: Wilson's middle, "
-            "but a wider spread, which leaves 0 … 1. Solve the equation."
-        ),
-        _not_shrunk: (
-            "Both ends are too high by the factor 1 + z²/n: divide the "
-            "middle and the half-width by it."
-        ),
-        _half_width: (
-            "Your interval is half as wide: z standard errors to either "
-            "side, and not in all."
-        ),
-    }
-    for mistake, message in known.items():
+    if not hasattr(got, "__len__") or len(got) != 2:
+        return f"You returned {got!r}. Return two numbers: (low, high)."
+    for mistake, message in INTERVAL_HINTS.items():
         if _same_ends(got, mistake(1, 12)):
             return message
     for correct, n in ((1, 12), (0, 10), (10, 10), (250, 1000)):
@@ -502,6 +560,9 @@ register(
         interval,
         {
             "normal interval": _normal,
+            "normal, cut off": _clipped,
+            "high before low": _turned_round,
+            "middle and half": _middle_and_half,
             "middle not moved": _not_shifted,
             "Agresti and Coull": _two_more_of_each,
             "not divided": _not_shrunk,
@@ -542,6 +603,10 @@ def _constant() -> str:
 
 def _leaves() -> str:
     return "import sys\ndef add(a, b):\n    sys.exit(0)\n"
+
+
+def _another_name() -> str:
+    return "def plus(a, b):\n    return 0\n"
 
 
 def _wrong_way_round() -> str:
@@ -585,6 +650,8 @@ def _check_candidate(answer) -> str | None:
             f"candidate() returned {source!r}; return the program's source "
             "as one string."
         )
+    if "add" not in source:
+        return "Your program has no add, and the judge looks for that name."
     kept = dict(vars(builtins))  # a candidate may have replaced some
     try:
         return _verdict(source, naive_judge(source, HIDDEN))
@@ -631,11 +698,12 @@ register(
             "a table": _table,
             "a constant": _constant,
             "the judge ended": _leaves,
+            "another name": _another_name,
             "true, but not equal": _wrong_way_round,
         },
         praise=(
-            "That fools it. A judge outside is sent plain data, and there "
-            "your object is no number."
+            "That fools it. Out of a process of its own comes plain data "
+            "alone, and a judge there has nothing that you could reach."
         ),
     )
 )
@@ -653,6 +721,14 @@ def fair(odds: Odds, a: str, b: str) -> float:
 
 def _one_order(odds: Odds, a: str, b: str) -> float:
     return odds(a, b)
+
+
+def _other_order(odds: Odds, a: str, b: str) -> float:
+    return -odds(b, a)
+
+
+def _as_probability(odds: Odds, a: str, b: str) -> float:
+    return 1 / (1 + math.exp(-fair(odds, a, b)))
 
 
 def _the_lean(odds: Odds, a: str, b: str) -> float:
@@ -679,29 +755,38 @@ def _judge(lean: float) -> Odds:
     return lambda first, second: lean + worth[first] - worth[second]
 
 
+FAIR_HINTS = {
+    _one_order: (
+        "You asked in one order only, so the lean to the first place is "
+        "still in it. Ask with the answers swapped too."
+    ),
+    _other_order: (
+        "You asked with b first only, so the lean is still in it. Ask "
+        "with a first too."
+    ),
+    _as_probability: (
+        "That is a probability. Return the log-odds as they are."
+    ),
+    _the_lean: (
+        "The opinion cancelled and the lean to the place was left: in "
+        "the second order the odds are for b, so their sign turns."
+    ),
+    _twice: (
+        "That is twice the odds: the opinion stands in both orders. "
+        "Take the mean."
+    ),
+    _turned: "Your sign is turned: these are the odds of b over a.",
+    _probabilities: (
+        "You averaged probabilities. Then a constant lean does not "
+        "cancel exactly; in log-odds it does."
+    ),
+}
+
+
 def _check_fair(answer) -> str | None:
     judge = _judge(0.7)
     got = float(answer(judge, "kind", "rude"))
-    known = {
-        _one_order: (
-            "You asked in one order only, so the lean to the first place is "
-            "still in it. Ask with the answers swapped too."
-        ),
-        _the_lean: (
-            "The opinion cancelled and the lean to the place was left: in "
-            "the second order the odds are for b, so their sign turns."
-        ),
-        _twice: (
-            "That is twice the odds: the opinion stands in both orders. "
-            "Take the mean."
-        ),
-        _turned: "Your sign is turned: these are the odds of b over a.",
-        _probabilities: (
-            "You averaged probabilities. Then a constant lean does not "
-            "cancel exactly; in log-odds it does."
-        ),
-    }
-    for mistake, message in known.items():
+    for mistake, message in FAIR_HINTS.items():
         if _near(got, mistake(judge, "kind", "rude")):
             return message
     for lean in (0.0, 0.7, -3.0):
@@ -723,6 +808,8 @@ register(
         fair,
         {
             "one order": _one_order,
+            "the other order": _other_order,
+            "a probability": _as_probability,
             "the lean": _the_lean,
             "not halved": _twice,
             "sign turned": _turned,
