@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,12 @@ FILES = {CONFIG, WEIGHTS, GENERATION, TOKENIZER, TOKENIZER_CONFIG}
 
 
 def save_pretrained(
-    model: GPT, tokenizer: Tokenizer, folder: str | os.PathLike[str]
+    model: GPT,
+    tokenizer: Tokenizer,
+    folder: str | os.PathLike[str],
+    *,
+    chat_template: str | None = None,
+    stop_tokens: Sequence[str] = (),
 ) -> Path:
     """Write ``model`` and ``tokenizer`` for transformers, whole or not at all.
 
@@ -39,6 +45,10 @@ def save_pretrained(
     Their tokenizer turns the names of special tokens in a text into special
     tokens, unless it is called with ``split_special_tokens=True``; then it
     reads them as characters, as ours does with ``on_special="text"``.
+
+    Args:
+        chat_template: what ``apply_chat_template`` renders, in Jinja.
+        stop_tokens: special tokens that end a text besides the end of text.
 
     Raises:
         ValueError: the tokenizer has more tokens than the model, or is no
@@ -53,6 +63,7 @@ def save_pretrained(
             "tokenizer that it was trained with."
         )
     contents = _contents(model, tokenizer)
+    _add_chat(contents, tokenizer, chat_template, stop_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
@@ -88,6 +99,22 @@ def _contents(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
             "eos_token": name,
         },
     }
+
+
+def _add_chat(
+    contents: dict[str, Any],
+    tokenizer: Tokenizer,
+    chat_template: str | None,
+    stop_tokens: Sequence[str],
+) -> None:
+    """Let the files say how a chat looks, and where an answer ends."""
+    if chat_template is not None:
+        contents[TOKENIZER_CONFIG]["chat_template"] = chat_template
+    if stop_tokens:
+        names = [END_OF_TEXT, *stop_tokens]
+        special = tokenizer.special_tokens
+        ends = [special[name] for name in names if name in special]
+        contents[GENERATION]["eos_token_id"] = ends
 
 
 def _check_folder(folder: Path) -> None:
