@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from llmbook import hub
+from llmbook import hub, lora
 from llmbook.alignment import (
     CHAT_TOKENS,
     END_OF_TURN,
@@ -266,6 +266,7 @@ def test_a_new_token_scores_the_mean_and_costs_little(tie_weights):
     small = fresh(vocab_size=60, tie_weights=tie_weights).train()
     grown = grow_vocabulary(small, 64)
     assert grown.training and grown.config.vocab_size == 64
+    assert not grow_vocabulary(small.eval(), 64).training
     idx = torch.randint(60, (3, 17))
     before, after = small(idx)[0], grown(idx)[0]
     assert_close(after[..., :60], before, **CLOSE)
@@ -279,6 +280,29 @@ def test_a_new_token_scores_the_mean_and_costs_little(tie_weights):
     assert (dearer - loss).max() < math.log(64 / 60)
     grown.token_embedding.weight += 1
     assert_close(small(idx)[0], before)  # nothing is shared
+
+
+def learned(model, steps=20, **settings):
+    """``model`` after some steps on two conversations, adapters merged."""
+    lora.apply(model, rank=2, **settings)
+    chats = [encode_example(TOKENIZER, chat, 48) for chat in CHATS[:2]]
+    batches = PackedChats(chats, 48, 1, TOKENIZER.end_of_text)
+    plan = TrainConfig(steps=steps, learning_rate=0.02, warmup_steps=2)
+    loss = functools.partial(packed_loss, end_of_text=TOKENIZER.end_of_text)
+    train(model, batches, plan, loss_function=loss, progress=False)
+    return lora.merge(model)
+
+
+def test_adapters_tell_new_tokens_apart_only_if_their_rows_learn():
+    user, assistant = SPECIAL["<|user|>"], SPECIAL["<|assistant|>"]
+    new = [SPECIAL[name] for name in CHAT_TOKENS]
+    for rows, alike in (([], True), (new, False)):
+        small = fresh(vocab_size=PLAIN.vocab_size)
+        grown = grow_vocabulary(small, TOKENIZER.vocab_size)
+        found = learned(grown, rows=rows)
+        with torch.no_grad():
+            one, other = found(torch.tensor([[user], [assistant]]))[0]
+        assert torch.equal(one, other) == alike
 
 
 def test_transformers_grows_a_vocabulary_to_the_same_rows(tmp_path):
@@ -531,6 +555,11 @@ def test_a_model_answers_what_it_was_taught_and_stops(taught):
     prompts = [CHATS[0][:1], CHATS[1][:2], CHATS[1][:4]]
     found = answer(taught, TOKENIZER, prompts, 12, temperature=0)
     assert found == ["Ona.", "The old kite.", "Ona."]
+    passes, table = [], taught.token_embedding
+    handle = table.register_forward_hook(lambda *call: passes.append(call))
+    answer(taught, TOKENIZER, prompts[:1], 12, temperature=0)
+    handle.remove()
+    assert len(passes) == len(TOKENIZER.encode("Ona.")) + 1  # and <|end|>
 
 
 def test_transformers_answers_the_same_and_stops_there_too(taught, tmp_path):
@@ -545,9 +574,10 @@ def test_transformers_answers_the_same_and_stops_there_too(taught, tmp_path):
     assert new == [*TOKENIZER.encode("Ona."), SPECIAL[END_OF_TURN]]
 
 
-def test_an_answer_is_a_generation_after_the_prompt():
-    model, chat = fresh(), CHATS[1][:4]
-    [found] = answer(model, TOKENIZER, [chat], 9, seed=5, temperature=1.5)
+def test_an_answer_is_a_generation_after_what_fits_of_the_chat():
+    model, chat = fresh(), by_turns(*["the old kite hums"] * 9)
     prompt = encode_prompt(TOKENIZER, chat, 48 - 9)
+    assert len(prompt) < 48 - 9 < len(encode(TOKENIZER, chat).ids)
+    [found] = answer(model, TOKENIZER, [chat], 9, seed=5, temperature=1.5)
     ids = generate(model, prompt, 9, seed=5, temperature=1.5)
     assert found == decode_reply(TOKENIZER, ids[len(prompt) :])

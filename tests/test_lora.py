@@ -320,6 +320,12 @@ def test_a_merged_model_is_saved_like_any_other(tmp_path):
     model = lora.merge(adapted(rows=[1]))
     path = checkpoint.save(tmp_path / "model", model)
     assert torch.equal(logits(checkpoint.load_model(path)), logits(model))
+    none = BPETokenizer([], [])
+    folder = hub.save_pretrained(model, none, tmp_path / "hub")
+    back = hub.from_pretrained_gpt2(folder)
+    assert torch.equal(logits(back), logits(model))
+    with pytest.raises(ValueError, match="Merge them first"):
+        hub.save_pretrained(adapted(), none, tmp_path / "other")
 
 
 @pytest.mark.parametrize(

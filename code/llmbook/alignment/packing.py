@@ -30,8 +30,8 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
 
     The longest first, each into the fullest row that still takes it: never
     more than about 11/9 of the rows needed (Johnson 1973), and no text is
-    cut. Source: Ding et al. 2024, https://arxiv.org/abs/2404.10830,
-    section 3.
+    cut. Source: Ding et al. 2024, https://arxiv.org/abs/2404.10830, the
+    section "Best-fit Packing".
 
     Raises:
         ValueError: a text is longer than a row.

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from llmbook.lora import adapters
 from llmbook.model import GPT
 from llmbook.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -52,16 +53,12 @@ def save_pretrained(
 
     Raises:
         ValueError: the tokenizer has more tokens than the model, or is no
-            byte-level BPE; ``folder`` holds files of something else.
+            byte-level BPE; the model has adapters that are not merged;
+            ``folder`` holds files of something else.
     """
     folder = Path(folder)
     _check_folder(folder)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
-            f"knows {model.config.vocab_size}. Save each model with the "
-            "tokenizer that it was trained with."
-        )
+    _check_model(model, tokenizer)
     contents = _contents(model, tokenizer)
     _add_chat(contents, tokenizer, chat_template, stop_tokens)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +112,21 @@ def _add_chat(
         special = tokenizer.special_tokens
         ends = [special[name] for name in names if name in special]
         contents[GENERATION]["eos_token_id"] = ends
+
+
+def _check_model(model: GPT, tokenizer: Tokenizer) -> None:
+    """Refuse a model that the files cannot hold."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model "
+            f"knows {model.config.vocab_size}. Save each model with the "
+            "tokenizer that it was trained with."
+        )
+    if adapters(model):
+        raise ValueError(
+            "the model has adapters beside its matrices, and a GPT-2 of "
+            "transformers has none. Merge them first: lora.merge(model)."
+        )
 
 
 def _check_folder(folder: Path) -> None:
