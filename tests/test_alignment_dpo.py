@@ -140,7 +140,7 @@ def test_the_references_log_probabilities_are_those_of_training():
     rewards = preference_outcome(model, x, y, beta=1.0).rewards
     assert_close(rewards, torch.zeros(6, 2), **CLOSE)
     for p, row in zip(preferences, table, strict=True):
-        expected = [logprob_alone(model, p.prompt, a) for a in p[1:3]]
+        expected = [logprob_alone(model, p.prompt, a) for a in p.answers]
         assert_close(row, torch.stack(expected), **CLOSE)
     assert not table.requires_grad
 

@@ -40,7 +40,7 @@ SETTINGS = TrainConfig(
 )
 
 
-def fresh(seed=0):
+def fresh(seed=0, **changes):
     config = GPTConfig(
         vocab_size=12,
         context_length=16,
@@ -48,6 +48,7 @@ def fresh(seed=0):
         n_head=2,
         n_embd=16,
         init_std=0.1,
+        **changes,
     )
     return GPT(config, generator=torch.Generator().manual_seed(seed)).eval()
 
@@ -399,6 +400,31 @@ def test_bfloat16_draws_and_learns_too():
         config={"dtype": "bfloat16", "steps": 2},
     )
     assert history.steps == 2
+
+
+def test_what_is_measured_is_what_was_drawn():
+    loss = loss_of(group_size=2)
+    x, y = PromptBatches(PROMPTS, 4).at(0)
+    drawn = []
+
+    def reward(numbers, answers):
+        drawn.extend(answers)
+        return [1.0, 1.0, 0.0, 3.0, 2.0, 2.0, 0.0, -1.0]
+
+    loss.reward = reward
+    loss(fresh(), x, y)
+    length = sum(map(len, drawn)) / 8
+    expected = {"reward": 1.0, "length": length, "kl": 0.0}
+    assert loss.measured == {**expected, "clipped": 0.0, "equal": 0.5}
+
+
+def test_the_references_dropout_is_off():
+    reference = fresh(1, dropout=0.5).train()
+    loss = loss_of("grpo", reference=reference)
+    rollouts = loss.draw(fresh(), *PromptBatches(PROMPTS, 2).at(0))
+    expected = token_logprobs(reference.eval(), rollouts.x, rollouts.y)
+    assert_close(rollouts.reference, expected, **CLOSE)
+    assert not rollouts.reference.requires_grad
 
 
 def test_the_reference_stays_as_it_is():

@@ -144,7 +144,7 @@ def test_a_batch_holds_whole_texts_and_their_margins():
         n = int(texts[1, 2])
         p = PREFERENCES[n - 8]
         assert values[2].item() == pytest.approx(p.margin)
-        for answer, reward in zip(p[1:3], rewards, strict=True):
+        for answer, reward in zip(p.answers, rewards, strict=True):
             alone = model(*padded_texts([[*p.prompt, *answer]]))[0]
             assert_close(reward, alone, **CLOSE)
     margins = y[:, 2]
@@ -226,12 +226,14 @@ def test_the_loop_learns_a_reward():
 
 def test_the_loop_learns_classes():
     texts = [[n, 7] if n % 2 else [n, 8] for n in range(9, 21)]
-    batches = LabelledBatches(texts, [n % 2 for n in range(9, 21)], 4)
+    labels = [n % 2 for n in range(9, 21)]
+    batches = LabelledBatches(texts, labels, 4)
     model = Classifier(gpt(), 2)
     history = learned(model, batches, classifier_loss, validation=batches)
     (_, before), *_, (_, after) = history.evaluations
     assert before == pytest.approx(math.log(2))
     assert after < 0.3
+    assert model(*padded_texts(texts)).argmax(dim=1).tolist() == labels
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):

@@ -125,7 +125,7 @@ def dpo_loss(
     kind: str = "sigmoid",
     label_smoothing: float = 0.0,
 ) -> Outcome:
-    """The mean loss over pairs, and what it says of the model.
+    """The mean loss over pairs, and the implicit rewards.
 
     Args:
         policy: ln p of the answers by the model in training, (B, 2), the
@@ -137,9 +137,7 @@ def dpo_loss(
         label_smoothing: the share of labels taken to be wrong.
 
     Raises:
-        ValueError: another kind, shapes that differ, beta not above 0,
-            label_smoothing outside 0 ... 0.5, or given to IPO, which has
-            none.
+        ValueError: a choice is none, or the shapes differ.
 
     >>> policy = torch.tensor([[-10.0, -12.0]])
     >>> reference = torch.tensor([[-11.0, -11.0]])
@@ -147,11 +145,7 @@ def dpo_loss(
     >>> round(found.loss.item(), 4), found.margins.tolist()
     (0.3133, [1.0])
     """
-    if kind not in KINDS or (kind == "ipo" and label_smoothing):
-        raise ValueError(
-            f"got kind={kind!r} and label_smoothing={label_smoothing}; "
-            f"expected one of {', '.join(KINDS)}, and no smoothing for ipo."
-        )
+    _check_kind(kind, label_smoothing)
     rewards = implicit_rewards(policy, reference, beta)
     margins = rewards[:, 0] - rewards[:, 1]
     if kind == "ipo":
@@ -216,7 +210,7 @@ class PreferenceBatches:
         )
         drawn = [self.preferences[number] for number in numbers]
         x, targets = answer_rows(
-            [(p.prompt, answer) for p in drawn for answer in p[1:3]]
+            [(p.prompt, answer) for p in drawn for answer in p.answers]
         )
         _check_exact(targets)
         reference = self.reference[numbers].view(-1, 1).float()
@@ -278,6 +272,14 @@ def preference_accuracy(
     Fit for :func:`llmbook.train.evaluate`, in the loss function's place.
     """
     return preference_outcome(model, x, y, per=per).accuracy
+
+
+def _check_kind(kind: str, label_smoothing: float) -> None:
+    if kind not in KINDS or (kind == "ipo" and label_smoothing):
+        raise ValueError(
+            f"got kind={kind!r} and label_smoothing={label_smoothing}; "
+            f"expected one of {', '.join(KINDS)}, and no smoothing for ipo."
+        )
 
 
 def _check_smoothing(label_smoothing: float) -> None:

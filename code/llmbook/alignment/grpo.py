@@ -189,20 +189,17 @@ def grpo_loss(
     >>> grpo_loss(new, old, torch.tensor([1.0]), mask, Recipe(), 2).loss
     tensor(-1.1000)
     """
-    ratio = (logprobs - old).exp()
-    advantages = advantages[:, None]
-    gain = clipped_objective(ratio, advantages, recipe.low, recipe.high)
-    held = ((ratio > 1 + recipe.high) & (advantages > 0)) | (
-        (ratio < 1 - recipe.low) & (advantages < 0)
-    )
+    ratio, worth = (logprobs - old).exp(), advantages[:, None]
+    gain = clipped_objective(ratio, worth, recipe.low, recipe.high)
     values, kl = -gain, torch.zeros_like(logprobs)
     if recipe.kl_weight:
         kl = kl_k3(logprobs, _needed(reference))
         values = values + recipe.kl_weight * kl
+    clipped = (gain < ratio * worth).float()
     return Outcome(
         token_mean(values, mask, recipe.normalisation, max_length),
         token_mean(kl.detach(), mask, "dapo", max_length),
-        token_mean(held.float(), mask, "dapo", max_length),
+        token_mean(clipped, mask, "dapo", max_length),
     )
 
 
@@ -335,7 +332,6 @@ class GroupLoss:
         self._measure(rollouts, outcome)
         return outcome.loss
 
-    @torch.no_grad()
     def draw(self, model: GPT, x: Tensor, y: Tensor) -> Rollouts:
         """Answers to the prompts of a batch, and what they are worth."""
         rows, numbers = [], []

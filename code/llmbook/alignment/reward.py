@@ -136,7 +136,7 @@ class RewardBatches:
             step, len(self.preferences), self.batch_size, self.seed
         )
         drawn = [self.preferences[number] for number in numbers]
-        texts = [[*p.prompt, *answer] for p in drawn for answer in p[1:3]]
+        texts = [[*p.prompt, *answer] for p in drawn for answer in p.answers]
         x, last = padded_texts(texts)
         margins = torch.tensor([p.margin for p in drawn])
         y = torch.cat([last.view(-1, 2).float(), margins[:, None]], dim=1)

@@ -23,13 +23,19 @@ UNITS = ("answer", "token")  # what a log-probability is counted per
 class Preference(NamedTuple):
     """A prompt and two answers as ids, the first preferred to the second.
 
-    ``margin`` is by how much, where the judge said so; 0 says nothing.
+    To an answer belongs the token that ends it, which is learned too.
+    ``margin`` is by how much it is preferred, where somebody said so.
     """
 
     prompt: Ids
     chosen: Ids
     rejected: Ids
     margin: float = 0.0
+
+    @property
+    def answers(self) -> tuple[Ids, Ids]:
+        """Both, the chosen one first."""
+        return self.chosen, self.rejected
 
 
 def answer_rows(pairs: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, Tensor]:
@@ -163,7 +169,7 @@ def preference_logprobs(
     >>> preference_logprobs(model, [Preference([1], [2, 3], [4])]).shape
     torch.Size([1, 2])
     """
-    pairs = [(p.prompt, answer) for p in preferences for answer in p[1:3]]
+    pairs = [(p.prompt, answer) for p in preferences for answer in p.answers]
     scores = score_pairs(model, pairs)
     return torch.stack([s.logprobs.sum() for s in scores]).view(-1, 2)
 
