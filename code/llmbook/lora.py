@@ -154,11 +154,7 @@ def apply(
     >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
     18
     """
-    if adapters(model):
-        raise ValueError(
-            "the model has adapters already. Merge them with merge(model), "
-            "or start from the model without."
-        )
+    _check_bare(model)
     _check_settings(rank, alpha, dropout)
     names = _layers(model, targets)
     tables = _tables(model, rows)
@@ -171,6 +167,14 @@ def apply(
         base = model.get_submodule(name)
         model.set_submodule(name, TrainedRows(base, rows))
     return model
+
+
+def _check_bare(model: nn.Module) -> None:
+    if adapters(model):
+        raise ValueError(
+            "the model has adapters already. Merge them with merge(model), "
+            "or start from the model without."
+        )
 
 
 def adapters(model: nn.Module) -> dict[str, LoRALinear | TrainedRows]:

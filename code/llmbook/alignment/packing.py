@@ -21,8 +21,7 @@ from llmbook.batching import (
 from llmbook.model import GPT
 
 from .chat import ChatIds
-
-IGNORED = -100  # a target that is left out: torch's cross_entropy says so
+from .sequences import IGNORED
 
 
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:

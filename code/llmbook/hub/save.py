@@ -61,6 +61,12 @@ def save_pretrained(
     _check_model(model, tokenizer)
     contents = _contents(model, tokenizer)
     _add_chat(contents, tokenizer, chat_template, stop_tokens)
+    _write(contents, model, folder)
+    return folder
+
+
+def _write(contents: dict[str, Any], model: GPT, folder: Path) -> None:
+    """Write a folder beside ``folder``, and put it in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
@@ -72,7 +78,6 @@ def save_pretrained(
         _put(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return folder
 
 
 def _contents(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
