@@ -51,7 +51,7 @@ def stock(name: str) -> Path:
     spec = importlib.util.find_spec("lm_eval")
     if spec is None:
         raise ModuleNotFoundError(
-            "lm_eval is missing: pip install 'llmbook[dev]' brings it."
+            "lm_eval is missing: pip install 'llmbook[peers]' brings it."
         )
     return Path(spec.submodule_search_locations[0]) / "tasks" / name
 
