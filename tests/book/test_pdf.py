@@ -55,7 +55,7 @@ def test_it_says_what_it_is(reader):
 
 
 def test_every_chapter_opens_with_its_number_and_title(reader):
-    marks = {}
+    marks = []
 
     def visit(items):
         for item in items:
@@ -63,18 +63,19 @@ def test_every_chapter_opens_with_its_number_and_title(reader):
                 visit(item)
             else:
                 page = reader.get_destination_page_number(item)
-                marks[plain(item.title)] = page
+                marks.append((plain(item.title), page))
 
     visit(reader.outline)
     for path in all_chapters():
         first = text_of(read(path)["cells"][0]).splitlines()[0]
         title = plain(first.removeprefix("# "))
-        found = [page for mark, page in marks.items() if title in mark]
+        # A part may have the name of a chapter; it has a page of its own.
+        found = [page for mark, page in marks if title in mark]
         assert found, f"{path.stem} is not in the outline"
-        opener = reader.pages[found[0]].extract_text()
-        assert title in plain(opener)
-        number = str(int(number_of(path)))
-        assert re.search(rf"(?<!\d){number}(?!\d)", opener), path.stem
+        openers = [reader.pages[page].extract_text() for page in found]
+        assert all(title in plain(opener) for opener in openers)
+        number = rf"(?<!\d){int(number_of(path))}(?!\d)"
+        assert any(re.search(number, opener) for opener in openers), path.stem
 
 
 def test_no_reference_is_left_open(texts, log):
