@@ -8,7 +8,6 @@ https://arxiv.org/abs/2106.09685, section 4.1.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -21,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from llmbook.hashing import tensors_hash
 
 # The matrices of a block. The paper adapts those of attention alone;
 # Dettmers et al. 2023 (section 4, figure 2) find that it takes all four to
@@ -275,15 +276,14 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 (hexadecimal) of a model's own weights, adapters left out."""
-    layers, total = adapters(model), hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if _is_learned(name, layers):
-            continue
-        name = name.replace(".base.", ".")
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(plain.view(torch.uint8).numpy())
-    return total.hexdigest()
+    layers = adapters(model)
+    return tensors_hash(
+        {
+            name.replace(".base.", "."): tensor
+            for name, tensor in model.state_dict().items()
+            if not _is_learned(name, layers)
+        }
+    )
 
 
 def _check_settings(rank: int, alpha: float, dropout: float) -> None:

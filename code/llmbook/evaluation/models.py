@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from llmbook.batching import (
@@ -20,6 +19,7 @@ from llmbook.batching import (
     shared_prefix,
 )
 from llmbook.checkpoint import unique_tensors
+from llmbook.hashing import tensors_hash
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
 
@@ -202,13 +202,8 @@ def stops(
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 (hexadecimal) of every weight's name, shape and bytes."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(unique_tensors(model).items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(plain.view(torch.uint8).numpy())
-    return total.hexdigest()
+    """SHA-256 (hexadecimal) of every weight; those that are tied, once."""
+    return tensors_hash(unique_tensors(model))
 
 
 class GPTModel:
