@@ -21,8 +21,8 @@ from llmbook.evaluation.humaneval import (
     check_solution,
     pass_at_k,
     program_of,
-    truncated,
 )
+from llmbook.evaluation.models import cut_at
 from llmbook.evaluation.sandbox import InfrastructureError, Limits, Verdict
 
 SHIFT = CodeProblem(
@@ -98,7 +98,7 @@ def test_a_completion_is_cut_as_the_harness_cuts_it(parts):
     cut = text
     for term in STOP_STRINGS:  # one after the other, as it does
         cut = cut.split(term)[0]
-    assert truncated(text) == cut
+    assert cut_at(text, STOP_STRINGS) == cut
 
 
 def test_what_follows_a_function_is_not_run():

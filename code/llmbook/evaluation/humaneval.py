@@ -8,10 +8,11 @@ task ``humaneval`` (0.4), whose list of stop strings is the paper's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from llmbook.corpus.benchmarks import CodeProblem
+from llmbook.evaluation.models import cut_at
 from llmbook.evaluation.sandbox import Limits, Verdict, best_tier, check
 
 # Where a completion ends: the paper's section 3.2, and the harness's.
@@ -22,19 +23,12 @@ STOP_STRINGS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 LIMITS = Limits(cpu_seconds=3, wall_seconds=10.0)
 
 
-def truncated(completion: str, stop: Sequence[str] = STOP_STRINGS) -> str:
-    """The completion up to the first of the strings in ``stop``.
-
-    >>> truncated("    return 1\\n\\ndef other():")
-    '    return 1\\n'
-    """
-    ends = [completion.find(text) for text in stop if text in completion]
-    return completion[: min(ends, default=len(completion))]
-
-
 def program_of(problem: CodeProblem, completion: str) -> str:
-    """The source of a whole program: the prompt and what continues it."""
-    return problem.prompt + truncated(completion) + "\n"
+    """The source of a whole program: the prompt and what continues it.
+
+    The completion is cut at the first stop string.
+    """
+    return problem.prompt + cut_at(completion, STOP_STRINGS) + "\n"
 
 
 def check_solution(
