@@ -7,6 +7,7 @@ import pytest
 
 from llmbook import cli
 from llmbook.corpus import load_corpus
+from llmbook.evaluation.loading import read_trained
 from llmbook.train import document_loss
 
 TINY = [
@@ -58,7 +59,7 @@ def test_evaluate_prints_perplexity_loss_and_the_floor(folder, capsys):
     rows = {line.split()[1]: line.split() for line in out.splitlines()[:-1]}
     loss, floor = float(rows["loss"][3]), float(rows["floor"][3])
     assert 0 < floor < loss
-    model, tokenizer = cli.read_folder(folder)
+    model, tokenizer = read_trained(folder)
     held_out = load_corpus("world", documents=120).validation[:3]
     ids = [tokenizer.encode(d.text) for d in held_out]
     by_training = document_loss(model, ids, tokenizer.end_of_text)

@@ -25,8 +25,9 @@ from llmbook.corpus import Batches, TokenShard, load_corpus
 from llmbook.corpus.pipeline import PipelineConfig, run_pipeline
 from llmbook.corpus.world.files import write_world
 from llmbook.evaluation.harness import evaluate
-from llmbook.evaluation.loading import load_model
+from llmbook.evaluation.loading import load_model, read_trained
 from llmbook.evaluation.sandbox import InfrastructureError
+from llmbook.hub import TOKENIZER, WEIGHTS
 from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer, gpt2
@@ -42,7 +43,6 @@ CANNOT_BE_DONE = (
     ImportError,
     InfrastructureError,
 )
-MODEL_NAME, TOKENIZER_NAME = "model.safetensors", "tokenizer.json"
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Train:
         corpus = load_corpus(self.corpus, documents=self.documents)
         V = self.model.vocab_size
         tokenizer = BPETokenizer.train(corpus.train_texts, V)
-        tokenizer.save(self.out / TOKENIZER_NAME)
+        tokenizer.save(self.out / TOKENIZER)
         shape = replace(self.model, vocab_size=tokenizer.vocab_size)
         seed = self.training.seed + runtime.seed_offset()
         generator = torch.Generator().manual_seed(seed)
@@ -79,7 +79,7 @@ class Train:
             run_dir=self.out,
             resume=self.resume,
         )
-        checkpoint.save(self.out / MODEL_NAME, model)
+        checkpoint.save(self.out / WEIGHTS, model)
         (self.out / CHECKPOINT_NAME).unlink(missing_ok=True)
         record = json.dumps(history.to_dict())
         (self.out / "run.json").write_text(record, encoding="utf-8")
@@ -118,7 +118,7 @@ class Generate:
     seed: int = 0
 
     def run(self) -> str:
-        model, tokenizer = read_folder(self.folder)
+        model, tokenizer = read_trained(self.folder)
         end = tokenizer.end_of_text
         prompt = [end, *tokenizer.encode(self.prompt)]
         shown, count = self.prompt, 0
@@ -210,7 +210,7 @@ class Tokenize:
             chosen = gpt2()
         else:
             chosen = BPETokenizer.load(
-                path / TOKENIZER_NAME if path.is_dir() else path
+                path / TOKENIZER if path.is_dir() else path
             )
         ids = chosen.encode(self.text, on_special="text")
         for token in ids:
@@ -291,12 +291,6 @@ Command = (
         tyro.conf.subcommand("corpus"),
     ]
 )
-
-
-def read_folder(folder: Path) -> tuple[GPT, BPETokenizer]:
-    """The model and tokenizer that ``llmbook train`` left in ``folder``."""
-    model = checkpoint.load_model(folder / MODEL_NAME)
-    return model, BPETokenizer.load(folder / TOKENIZER_NAME)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

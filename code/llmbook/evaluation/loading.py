@@ -20,6 +20,7 @@ from llmbook.hub import (
     load_tokenizer,
 )
 from llmbook.hub.files import read_json
+from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer, Tokenizer, gpt2
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -56,6 +57,12 @@ def load_model(
     return TransformersModel.load(name)
 
 
+def read_trained(folder: Path) -> tuple[GPT, BPETokenizer]:
+    """The model and tokenizer that ``llmbook train`` left in ``folder``."""
+    model = checkpoint.load_model(folder / WEIGHTS)
+    return model, BPETokenizer.load(folder / TOKENIZER)
+
+
 def _from_folder(folder: Path, batch_size: int) -> LanguageModel:
     if (folder / CONFIG).is_file():
         tokenizer = _own_kind(folder)
@@ -63,8 +70,7 @@ def _from_folder(folder: Path, batch_size: int) -> LanguageModel:
             return TransformersModel.load(folder)
         model = from_pretrained_gpt2(folder)
     elif (folder / WEIGHTS).is_file():
-        model = checkpoint.load_model(folder / WEIGHTS)
-        tokenizer = BPETokenizer.load(folder / TOKENIZER)
+        model, tokenizer = read_trained(folder)
     else:
         raise ValueError(
             f"{folder} holds no model; expected {WEIGHTS} and {TOKENIZER}, "
