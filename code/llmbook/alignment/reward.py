@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmbook.batching import right_pad
 from llmbook.model import GPT
 
-from .sequences import PAD, Ids, Preference, numbers_at
+from .sequences import Ids, Preference, numbers_at
 
 
 class Classifier(nn.Module):
@@ -79,10 +80,8 @@ def padded_texts(texts: Sequence[Ids]) -> tuple[Tensor, Tensor]:
             f"got texts of {[len(text) for text in texts]} tokens; expected "
             "at least one text, and at least one token in each."
         )
-    T = max(map(len, texts))
-    padded = [[*text, *[PAD] * (T - len(text))] for text in texts]
     last = [len(text) - 1 for text in texts]
-    return torch.tensor(padded), torch.tensor(last)
+    return right_pad(texts, 1 + max(last)), torch.tensor(last)
 
 
 def bradley_terry_loss(

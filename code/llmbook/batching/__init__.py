@@ -25,6 +25,7 @@ from .masks import (
     packed_positions,
     padded_mask,
     positions_of,
+    right_pad,
 )
 from .prefix import PaddedCache, Prefix, common_prefix, shared_prefix
 from .scoring import BATCH_SIZE, TokenScores, logprobs, score_pairs
@@ -44,6 +45,7 @@ __all__ = [
     "packed_positions",
     "padded_mask",
     "positions_of",
+    "right_pad",
     "score_pairs",
     "shared_prefix",
 ]

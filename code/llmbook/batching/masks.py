@@ -49,6 +49,15 @@ def left_pad(
     )
 
 
+def right_pad(rows: Sequence[Ids], T: int, filler: int = PAD) -> Tensor:
+    """Rows that begin together, filled up to ``T`` columns: (B, T).
+
+    >>> right_pad([[5], [6, 7, 8]], T=3).tolist()
+    [[5, 0, 0], [6, 7, 8]]
+    """
+    return torch.tensor([[*row, *[filler] * (T - len(row))] for row in rows])
+
+
 def padded_mask(pads: Tensor, T: int, S: int, prefix: int = 0) -> Tensor:
     """Where the last ``T`` of ``S`` columns may look, bool (B, 1, T, S).
 

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from llmbook.model import GPT, check_ids
 
 from .masks import (
-    PAD,
     PADDING,
     SHARED,
     Ids,
     document_mask,
     masked_attends,
     positions_of,
+    right_pad,
 )
 from .prefix import Prefix, attends_after, evaluating, without
 
@@ -177,8 +177,8 @@ def _hidden(
 ) -> Tensor:
     """The residual stream of every row, and at -1 the prefix's end."""
     T = max(1, *(len(tree.ids) for tree in trees))
-    ids = _right_pad([tree.ids for tree in trees], T, PAD)
-    documents = _right_pad([tree.documents for tree in trees], T, PADDING)
+    ids = right_pad([tree.ids for tree in trees], T)
+    documents = right_pad([tree.documents for tree in trees], T, PADDING)
     ids, documents = (t.to(model.head_weight.device) for t in (ids, documents))
     start = 0 if prefix is None else len(prefix)
     mask = document_mask(documents)
@@ -193,10 +193,6 @@ def _hidden(
         return x
     last = prefix.last.expand(len(x), 1, -1)
     return torch.cat([x, last], dim=1)  # (B, T + 1, C)
-
-
-def _right_pad(rows: Sequence[Ids], T: int, filler: int) -> Tensor:
-    return torch.tensor([[*row, *[filler] * (T - len(row))] for row in rows])
 
 
 def _token_scores(

@@ -19,6 +19,7 @@ from llmbook.evaluation.tasks import (
     Options,
     Record,
     hashed,
+    metric,
     new_tokens,
     proportion,
 )
@@ -152,10 +153,9 @@ def pass_at(k: int, passed: Sequence[Sequence[bool]]) -> dict[str, Any]:
     """
     values = [pass_at_k(len(row), sum(row), k) for row in passed]
     many = len(values) > 1
-    return {
-        "value": sum(values) / len(values),
-        "n": len(values),
-        "stderr": standard_error(values) if many else None,
-        "interval": list(bootstrap_interval(values)) if many else None,
-        "chance": None,
-    }
+    return metric(
+        sum(values) / len(values),
+        len(values),
+        stderr=standard_error(values) if many else None,
+        interval=bootstrap_interval(values) if many else None,
+    )

@@ -231,6 +231,7 @@ class GPTModel:
         self.batch_size, self.name = batch_size, name
         self.context_length = model.config.context_length
         self.end_of_text = self.prefix_token = tokenizer.end_of_text
+        self._control = frozenset(tokenizer.special_tokens.values())
         self._read: tuple[list[tuple[int, int]], Prefix] | None = None
 
     def encode(self, text: str) -> list[int]:
@@ -239,8 +240,7 @@ class GPTModel:
 
     def decode(self, ids: Ids) -> str:
         """The text of ``ids``, control tokens left out."""
-        control = set(self.tokenizer.special_tokens.values())
-        return self.tokenizer.decode(i for i in ids if i not in control)
+        return self.tokenizer.decode(i for i in ids if i not in self._control)
 
     def loglikelihoods(self, pairs: Sequence[Pair]) -> list[Scored]:
         """Score the second half of each pair, given the first.

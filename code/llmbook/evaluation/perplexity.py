@@ -17,7 +17,13 @@ from llmbook.corpus import Document, load_corpus
 from llmbook.corpus.folder import read_folder, read_text
 from llmbook.evaluation.models import Ids, LanguageModel, Pair
 from llmbook.evaluation.statistics import bootstrap_interval
-from llmbook.evaluation.tasks import Options, Record, check_finite, hashed
+from llmbook.evaluation.tasks import (
+    Options,
+    Record,
+    check_finite,
+    hashed,
+    metric,
+)
 
 WORLD_FILE = "validation.jsonl"  # in a folder of `llmbook corpus world`
 
@@ -300,8 +306,7 @@ class PerplexityTask:
         if None not in known:
             tokens = sum(row["tokens"] + 1 for row in records)
             floor = -math.fsum(known) / tokens
-            metrics["floor"] = {**metrics["loss"], "value": floor}
-            metrics["floor"]["interval"] = None
+            metrics["floor"] = metric(floor, len(records))
         return {"metrics": metrics}
 
 
@@ -321,11 +326,5 @@ def _measured(
         return measure(Perplexity(*drawn.sum(axis=0)))
 
     n = len(rows)
-    interval = list(bootstrap_interval(rows, of)) if n > 1 else None
-    return {
-        "value": float(of(rows)),
-        "n": n,
-        "stderr": None,
-        "interval": interval,
-        "chance": None,
-    }
+    interval = bootstrap_interval(rows, of) if n > 1 else None
+    return metric(float(of(rows)), n, interval=interval)

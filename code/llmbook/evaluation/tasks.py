@@ -16,7 +16,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from llmbook.evaluation.models import Ids, LanguageModel
-from llmbook.evaluation.statistics import standard_error, wilson_interval
+from llmbook.evaluation.statistics import (
+    Interval,
+    standard_error,
+    wilson_interval,
+)
 
 Record = dict[str, Any]
 
@@ -133,6 +137,28 @@ class Task(Protocol):
         ...
 
 
+def metric(
+    value: float,
+    n: int,
+    *,
+    stderr: float | None = None,
+    interval: Interval | None = None,
+    chance: float | None = None,
+) -> dict[str, Any]:
+    """A score of ``n`` items as it stands in the results; None: not known.
+
+    >>> metric(0.5, 10)["interval"] is None
+    True
+    """
+    return {
+        "value": value,
+        "n": n,
+        "stderr": stderr,
+        "interval": None if interval is None else list(interval),
+        "chance": chance,
+    }
+
+
 def proportion(
     correct: Sequence[bool], chance: float | None = None
 ) -> dict[str, Any]:
@@ -146,13 +172,13 @@ def proportion(
     (0.75, 0.25)
     """
     n = len(correct)
-    return {
-        "value": sum(correct) / n,
-        "n": n,
-        "stderr": standard_error(correct) if n > 1 else None,
-        "interval": list(wilson_interval(sum(correct), n)),
-        "chance": chance,
-    }
+    return metric(
+        sum(correct) / n,
+        n,
+        stderr=standard_error(correct) if n > 1 else None,
+        interval=wilson_interval(sum(correct), n),
+        chance=chance,
+    )
 
 
 def check_finite(task: str, item: str, scores: Sequence[float]) -> None:

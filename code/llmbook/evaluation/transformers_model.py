@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llmbook import runtime
-from llmbook.batching import left_pad
+from llmbook.batching import left_pad, right_pad
 from llmbook.evaluation.models import (
     Ids,
     Pair,
@@ -149,12 +149,11 @@ class TransformersModel:
     def _logits(self, rows: Sequence[Ids]) -> Tensor:
         """Logits (B, T, V) of rows, which are padded on the right."""
         T = max(map(len, rows))
-        padded = [[*row, *[0] * (T - len(row))] for row in rows]
-        mask = [[1] * len(row) + [0] * (T - len(row)) for row in rows]
+        mask = right_pad([[1] * len(row) for row in rows], T, 0)
         device = self.model.device
         return self.model(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(mask, device=device),
+            input_ids=right_pad(rows, T).to(device),
+            attention_mask=mask.to(device),
         ).logits
 
     def generate(
