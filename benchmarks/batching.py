@@ -14,20 +14,14 @@ those found one at a time. ``--record`` writes runs/batching.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import random
-import shlex
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.records import keep, surroundings
 from llmbook import hub, running
 from llmbook.batching import (
     generate_batch,
@@ -236,28 +231,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_record(results: list[dict[str, Any]], path: Path = RECORD) -> None:
-    """Keep the results with what they were made of."""
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    if find_spec("transformers"):
-        versions["transformers"] = version("transformers")
-    record = {
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.batching", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": versions,
-        "results": results,
-    }
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
 def main() -> int:
     """Run every way, print the table, and keep it if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -274,7 +247,9 @@ def main() -> int:
     results = measure(ways, options.rounds)
     print(table(results))
     if options.record:
-        write_record(results)
+        used = ["torch", "transformers"]
+        about = surroundings("batching", [p for p in used if find_spec(p)])
+        keep({**about, "results": results}, RECORD)
     return 0
 
 

@@ -17,19 +17,13 @@ from __future__ import annotations
 import argparse
 import copy
 import gzip
-import json
 import math
-import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +31,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks import harness
+from benchmarks.records import keep, surroundings
 from llmbook import hub, running, runtime
 from llmbook.corpus import load_corpus
 from llmbook.corpus.world import files, functions, sums
@@ -524,26 +519,16 @@ def apart(agreement: Mapping[str, Any]) -> str:
     return f"{agreement['apart']:.0e}" if agreement["loglikelihoods"] else ""
 
 
-def write_record(found: list[dict[str, Any]], path: Path = RECORD) -> None:
-    """Keep the results with what they were made of."""
-    record = {
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.evaluation", *sys.argv[1:]]
-        ),
+def record(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results with what they were made of."""
+    about = surroundings("evaluation", PACKAGES)
+    about["machine"] += f", {torch.get_num_threads()} threads"
+    return {
+        **about,
         "budget": runtime.budget(),
         "seed": runtime.seed_offset(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
         "results": found,
     }
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
 
 
 def main() -> int:
@@ -555,7 +540,7 @@ def main() -> int:
         found = measure(Path(folder))
     print(table(found))
     if options.record:
-        write_record(found)
+        keep(record(found), RECORD)
     return 0
 
 

@@ -17,21 +17,19 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.records import keep, surroundings
 from llmbook import running
 from llmbook.corpus import TokenShard, load_corpus
 from llmbook.tokenizer import BPETokenizer
@@ -164,25 +162,6 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_record(results: list[dict[str, Any]], path: Path = RECORD) -> None:
-    """Keep the results with what they were made of."""
-    record = {
-        "command": shlex.join(
-            ["python", "-m", "benchmarks.recipe", *sys.argv[1:]]
-        ),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "results": results,
-    }
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
 def wanted(names: list[str]) -> list[Candidate]:
     """The candidates of these names; all when none is named."""
     known = {candidate.name: candidate for candidate in CANDIDATES}
@@ -219,7 +198,8 @@ def main() -> int:
             print(json.dumps(result), file=sys.stderr, flush=True)
     print(table(results))
     if options.record:
-        write_record(results)
+        about = surroundings("recipe", ["torch"])
+        keep({**about, "results": results}, RECORD)
     return 0
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import json
 import os
 import platform
 import socket
@@ -31,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import keep
 from llmbook.evaluation.sandbox import (
     Limits,
     Stopped,
@@ -661,7 +661,7 @@ def main() -> None:
             "probes": rows,
             "milliseconds": milliseconds,
         }
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        keep(record, RECORD)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ time of one is printed. ``--record`` writes runs/tricks.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -23,6 +22,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.records import keep
 from llmbook.corpus.benchmarks import (
     DATA_VARIABLE,
     CodeProblem,
@@ -205,7 +205,7 @@ def main() -> None:
             "problems": [todo[0].task_id, todo[-1].task_id],
             "seconds": took,
         }
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+        keep(record, RECORD)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""What every benchmark keeps in ``runs/``, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def surroundings(name: str, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """The command of benchmark ``name``, the day, machine and versions."""
+    command = ["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]
+    return {
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def keep(record: dict[str, Any], path: Path) -> None:
+    """Write ``record`` beside ``path`` and rename it into place."""
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, path)
