@@ -32,8 +32,10 @@ from llmbook.alignment.sequences import (
     token_logprobs,
 )
 from llmbook.config import GPTConfig, TrainConfig
+from llmbook.hub import gpt_from_tensors
 from llmbook.model import GPT
 from llmbook.train import evaluate, train
+from tests.peers import peer_gpt2
 
 SHAPE = {"vocab_size": 31, "context_length": 16, "n_head": 2, "n_embd": 16}
 EXACT = {"atol": 1e-6, "rtol": 1e-6}
@@ -330,23 +332,8 @@ def test_where_trl_averages_ipo_per_token_the_paper_does_not(scored):
 
 
 def test_log_probabilities_are_those_of_trls_head():
-    transformers = pytest.importorskip("transformers")
+    theirs = peer_gpt2(vocab_size=31, initializer_range=0.3)
     utils = pytest.importorskip("trl.trainer.utils")
-    from llmbook.hub import gpt_from_tensors
-
-    torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=31,
-            n_positions=16,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            initializer_range=0.3,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    ).eval()
     ours = gpt_from_tensors(theirs.state_dict(), fresh().config)
     utils.add_fused_lm_head(theirs)
     texts = [(p.prompt, p.chosen) for p in drawn(5)]

@@ -24,8 +24,10 @@ from llmbook.alignment.reward import (
 )
 from llmbook.alignment.sequences import Preference
 from llmbook.config import GPTConfig, TrainConfig
+from llmbook.hub import gpt_from_tensors
 from llmbook.model import GPT
 from llmbook.train import evaluate, train
+from tests.peers import peer_gpt2
 
 EXACT = {"atol": 1e-6, "rtol": 1e-6}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -153,24 +155,13 @@ def test_a_batch_holds_whole_texts_and_their_margins():
 
 
 def test_rewards_equal_those_of_transformers_and_trls_loss():
-    transformers = pytest.importorskip("transformers")
-    from llmbook.hub import gpt_from_tensors
-
-    torch.manual_seed(0)
-    theirs = transformers.GPT2ForSequenceClassification(
-        transformers.GPT2Config(
-            vocab_size=31,
-            n_positions=16,
-            n_embd=16,
-            n_layer=2,
-            n_head=2,
-            initializer_range=0.3,
-            num_labels=1,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=0,
-        )
-    ).eval()
+    theirs = peer_gpt2(
+        "GPT2ForSequenceClassification",
+        vocab_size=31,
+        initializer_range=0.3,
+        num_labels=1,
+        pad_token_id=0,
+    )
     weights = theirs.transformer.state_dict()
     ours = RewardModel(
         gpt_from_tensors(

@@ -24,8 +24,10 @@ from llmbook.batching import (
     shared_prefix,
 )
 from llmbook.config import GPTConfig
+from llmbook.hub import gpt_from_tensors
 from llmbook.model import GPT
 from llmbook.sampling import generate
+from tests.peers import peer_gpt2
 
 SHAPE = {"vocab_size": 60, "context_length": 32, "n_head": 2, "n_embd": 16}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -353,22 +355,7 @@ def test_a_document_sees_itself_and_what_is_shared():
 
 
 def test_left_padding_equals_transformers_with_left_padding():
-    transformers = pytest.importorskip("transformers")
-    from llmbook.hub import gpt_from_tensors
-
-    torch.manual_seed(0)
-    settings = transformers.GPT2Config(
-        vocab_size=60,
-        n_positions=32,
-        n_embd=16,
-        n_layer=2,
-        n_head=2,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    )
-    theirs = transformers.GPT2LMHeadModel(settings).eval()
+    theirs = peer_gpt2(n_positions=32, initializer_range=0.4, pad_token_id=0)
     ours = gpt_from_tensors(theirs.state_dict(), fresh().config)
     rows = [row(n, seed=n) for n in (3, 11, 6)]
     ids, pads = left_pad(rows)

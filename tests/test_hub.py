@@ -24,24 +24,13 @@ from llmbook.tokenizer import (
     CharTokenizer,
     gpt2,
 )
+from tests.peers import peer_gpt2
 
 transformers = pytest.importorskip("transformers")
 
-SMALL = {
-    "vocab_size": 60,
-    "n_positions": 16,
-    "n_embd": 16,
-    "n_layer": 2,
-    "n_head": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
 
-
-def reference_model(kind=transformers.GPT2LMHeadModel, **changes):
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(**{**SMALL, **changes})
-    model = kind(config).eval()
+def reference_model(kind="GPT2LMHeadModel", **changes):
+    model = peer_gpt2(kind, **changes)
     with torch.no_grad():  # biases and gains start constant: move them too
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -86,7 +75,7 @@ def test_an_untied_head_is_loaded(tmp_path):
 
 
 def test_a_checkpoint_without_head_or_prefix_is_loaded(tmp_path):
-    theirs = reference_model(transformers.GPT2Model)
+    theirs = reference_model("GPT2Model")
     theirs.save_pretrained(tmp_path)
     ours = hub.from_pretrained_gpt2(tmp_path)
     idx = torch.arange(16)[None]
