@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from llmbook.batching import (
     document_numbers,
     packed_attends,
     packed_positions,
+    right_pad,
 )
 from llmbook.model import GPT
 
 from .chat import ChatIds
-from .sequences import IGNORED
+from .sequences import IGNORED, numbers_at
 
 
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
@@ -93,17 +92,12 @@ def pack(
                 "there is nothing to learn from it. Leave it out."
             )
     rows = best_fit([len(x) for x, _ in pairs], context_length)
-    shape = len(rows), context_length
-    inputs, targets = (
-        torch.full(shape, end_of_text),
-        torch.full(shape, IGNORED),
+    inputs = [[i for n in row for i in pairs[n][0]] for row in rows]
+    targets = [[i for n in row for i in pairs[n][1]] for row in rows]
+    return (
+        right_pad(inputs, context_length, end_of_text),
+        right_pad(targets, context_length, IGNORED),
     )
-    for row, numbers in enumerate(rows):
-        x = [i for n in numbers for i in pairs[n][0]]
-        y = [i for n in numbers for i in pairs[n][1]]
-        inputs[row, : len(x)] = torch.tensor(x)
-        targets[row, : len(y)] = torch.tensor(y)
-    return inputs, targets
 
 
 def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
@@ -164,8 +158,5 @@ class PackedChats:
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch of a step."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng((self.seed, epoch))
-        first = within * self.batch_size
-        rows = order.permutation(len(self.x))[first : first + self.batch_size]
+        rows = numbers_at(step, len(self.x), self.batch_size, self.seed)
         return self.x[rows], self.y[rows]

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmbook.batching import packed_attends, packed_positions, score_pairs
+from llmbook.batching import (
+    packed_attends,
+    packed_positions,
+    right_pad,
+    score_pairs,
+)
 from llmbook.model import GPT
 
 Ids = Sequence[int]
 
 IGNORED = -100  # a target that is not learned, as in GPT.forward
-PAD = 0  # stands behind the answers, where no token looks
 UNITS = ("answer", "token")  # what a log-probability is counted per
 
 
@@ -61,13 +65,9 @@ def answer_rows(pairs: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, Tensor]:
                 "<|endoftext|> token."
             )
     T = max(len(prompt) + len(answer) for prompt, answer in pairs) - 1
-    x = torch.full((len(pairs), T), PAD)
-    y = torch.full((len(pairs), T), IGNORED)
-    for row, (prompt, answer) in enumerate(pairs):
-        first, end = len(prompt) - 1, len(prompt) + len(answer) - 1
-        x[row, :end] = torch.tensor([*prompt, *answer[:-1]])
-        y[row, first:end] = torch.tensor(answer)
-    return x, y
+    inputs = [[*prompt, *answer[:-1]] for prompt, answer in pairs]
+    targets = [[*[IGNORED] * (len(p) - 1), *answer] for p, answer in pairs]
+    return right_pad(inputs, T), right_pad(targets, T, IGNORED)
 
 
 def token_logprobs(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmbook.evaluation.sandbox.pipes import Stopped
 from llmbook.evaluation.sandbox.plain import NotPlain, dumps, loads
+from llmbook.evaluation.sandbox.started import START_SECONDS
 from llmbook.evaluation.sandbox.tiers import (
     MIB,
     InfrastructureError,
@@ -18,7 +19,6 @@ from llmbook.evaluation.sandbox.tiers import (
 )
 
 STATUSES = ("passed", "wrong", "error", "timeout", "memory", "protocol")
-START_SECONDS = 20.0  # a busy machine is no verdict
 # A program that ends its process, or is ended by a limit, gave no answer.
 OF_WORKER = {"ended": "error", "timeout": "timeout", "output": "protocol"}
 PLAIN = "llmbook.evaluation.sandbox.plain"
