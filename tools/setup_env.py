@@ -313,17 +313,20 @@ def installed_browser() -> str | None:
     return path if path and Path(path).is_file() else None
 
 
-def setup() -> None:
-    """Everything that a build needs but TeX, which :func:`tex` looks at."""
+def setup() -> str | None:
+    """Everything that a build needs but TeX, which :func:`tex` looks at.
+
+    Returns:
+        What :func:`sandbox` says, for a build goes on without it.
+    """
     python_packages()
     web_parts()
-    sandbox()
+    return sandbox()
 
 
 def main() -> None:
     """``make setup``: all of it."""
-    setup()
-    if not_there := sandbox():
+    if not_there := setup():
         say(not_there)
     problem = tex() if wanted("PDF") else None
     if wanted("BROWSER") and not browser():

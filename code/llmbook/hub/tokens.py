@@ -66,6 +66,16 @@ def byte_letters() -> dict[int, str]:
     }
 
 
+@cache
+def letter_bytes() -> dict[str, int]:
+    """The byte that each letter of GPT-2's files stands for.
+
+    >>> letter_bytes()["Ġ"] == ord(" ")
+    True
+    """
+    return {letter: value for value, letter in byte_letters().items()}
+
+
 def as_letters(token: bytes) -> str:
     """``token`` as GPT-2's files write it, a letter a byte."""
     return "".join(byte_letters()[value] for value in token)
@@ -80,9 +90,8 @@ def as_bytes(letters: str) -> bytes:
     >>> as_bytes("Ġkite")
     b' kite'
     """
-    values = {letter: value for value, letter in byte_letters().items()}
     try:
-        return bytes(values[letter] for letter in letters)
+        return bytes(letter_bytes()[letter] for letter in letters)
     except KeyError as error:
         raise ValueError(
             f"token {letters!r} of {TOKENIZER} has the letter {error}, which "
