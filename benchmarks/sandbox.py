@@ -434,7 +434,7 @@ DETACH = (
     "        ctypes.CDLL(None).prctl(15, name.encode(), 0, 0, 0)\n"
     "        os.closerange(0, 3)\n"
     "        os.write(writer, b'x')\n"
-    "        os.closerange(3, 64)\n"
+    "        os.closerange(3, 4096)\n"
     "        time.sleep(4)\n"
     "    os._exit(0)\n"
     "os.close(writer)\n"
