@@ -26,6 +26,16 @@ from .chat import (
     encode_prompt,
     render,
 )
+from .data import (
+    KINDS,
+    Choice,
+    Problem,
+    encode_preference,
+    training_chats,
+    world_chats,
+    world_preferences,
+    world_problems,
+)
 from .export import jinja_template, save_chat_model
 from .packing import (
     IGNORED,
@@ -35,6 +45,10 @@ from .packing import (
     pack,
     packed_loss,
 )
+from .preferring import prefer
+from .readers import read_chats, read_preferences, read_problems
+from .reinforcing import reinforce
+from .sft import LoRAChoice, Tuned, fine_tune
 from .vocabulary import grow_vocabulary, with_chat_tokens
 
 __all__ = [
@@ -42,26 +56,42 @@ __all__ = [
     "CHAT_TOKENS",
     "END_OF_TURN",
     "IGNORED",
+    "KINDS",
     "ROLE_TOKENS",
     "SYSTEM",
     "USER",
     "ChatIds",
+    "Choice",
     "Conversation",
+    "LoRAChoice",
     "Message",
     "PackedChats",
+    "Problem",
+    "Tuned",
     "answer",
     "best_fit",
     "check_conversation",
     "decode_reply",
     "encode",
     "encode_example",
+    "encode_preference",
     "encode_prompt",
+    "fine_tune",
     "grow_vocabulary",
     "inputs_and_targets",
     "jinja_template",
     "pack",
     "packed_loss",
+    "prefer",
+    "read_chats",
+    "read_preferences",
+    "read_problems",
+    "reinforce",
     "render",
     "save_chat_model",
+    "training_chats",
     "with_chat_tokens",
+    "world_chats",
+    "world_preferences",
+    "world_problems",
 ]
