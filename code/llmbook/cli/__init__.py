@@ -1,0 +1,76 @@
+"""The ``llmbook`` command; each subcommand has a module or shares one.
+
+A subcommand is a dataclass whose fields are its options. A folder that
+``train`` or ``align`` fills holds ``model.safetensors``, ``tokenizer.json``
+and ``run.json``; the others read it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from llmbook.evaluation.sandbox import InfrastructureError
+
+from .chatting import Chat
+from .evaluating import Evaluate
+from .texts import CorpusCommand, Tokenize
+from .training import Generate, Train
+
+EXIT_BAD_INPUT = 1  # what was asked cannot be done; the message says why
+EXIT_USAGE = 2  # argparse's and tyro's own, for a wrong command line
+EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+CANNOT_BE_DONE = (
+    ValueError,
+    OSError,
+    ArithmeticError,
+    ImportError,
+    InfrastructureError,
+)
+
+Command = (
+    Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Chat, tyro.conf.subcommand("chat")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+    | Annotated[
+        tyro.conf.OmitArgPrefixes[
+            tyro.conf.OmitSubcommandPrefixes[CorpusCommand]
+        ],
+        tyro.conf.subcommand("corpus"),
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code says how it went.
+
+    0 it worked, 1 it could not be done (one line on stderr says why), 2 the
+    command line was wrong, 130 interrupted.
+    """
+    try:
+        command = tyro.cli(Command, args=arguments, prog="llmbook")
+        with warnings.catch_warnings():
+            warnings.showwarning = _on_one_line
+            if said := command.run():
+                print(said)
+    except BrokenPipeError:  # whoever read the output has left: no words
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BAD_INPUT
+    except CANNOT_BE_DONE as error:
+        print(f"llmbook: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("llmbook: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _on_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"llmbook: {message}", file=sys.stderr)

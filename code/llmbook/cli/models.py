@@ -1,0 +1,50 @@
+"""The model that a command is asked to work with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmbook import runtime
+from llmbook.evaluation.loading import read_trained
+from llmbook.hub import (
+    CONFIG,
+    REPOSITORIES,
+    WEIGHTS,
+    from_pretrained_gpt2,
+    load_tokenizer,
+)
+from llmbook.model import GPT
+from llmbook.tokenizer import Tokenizer, gpt2
+from llmbook.train import CHECKPOINT_NAME
+
+
+def read_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
+    """A GPT of ours with its tokenizer, by its folder or its name.
+
+    Raises:
+        ValueError: there is none, or it is built otherwise than a GPT-2.
+        OSError: it has to be downloaded, and that failed.
+    """
+    folder = Path(name_or_dir)
+    if (folder / CONFIG).is_file():
+        model, tokenizer = from_pretrained_gpt2(folder), load_tokenizer(folder)
+    elif (folder / WEIGHTS).is_file():
+        model, tokenizer = read_trained(folder)
+    elif name_or_dir in REPOSITORIES:
+        model, tokenizer = from_pretrained_gpt2(name_or_dir), gpt2()
+    else:
+        raise ValueError(_why_not(folder))
+    return model.to(runtime.best_device()), tokenizer
+
+
+def _why_not(folder: Path) -> str:
+    if (folder / CHECKPOINT_NAME).is_file():
+        return (
+            f"{folder} holds a run that was stopped, and no model yet. Give "
+            "its command again, with --resume."
+        )
+    return (
+        f"{str(folder)!r} holds no model; expected a folder that `llmbook "
+        "train` or `llmbook align` filled, one of a GPT-2 in Hugging Face's "
+        f"format, or one of {', '.join(REPOSITORIES)}."
+    )
