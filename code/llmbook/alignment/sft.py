@@ -1,18 +1,29 @@
-"""Supervised fine-tuning: learning to answer from answers."""
+"""Supervised fine-tuning: a model learns to answer from answers.
+
+:func:`fine_tune` puts together what the modules beside it are made of:
+the control tokens, the rows of packed conversations, the loss on the
+assistant's tokens alone, and the training loop.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from llmbook import lora as adapters
+import torch
+
+from llmbook import lora as low_rank
+from llmbook import runtime
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
-from llmbook.train import Callback, History
+from llmbook.train import Callback, History, train
 
-from .chat import Conversation
+from .chat import Conversation, control_ids, encode_example
+from .packing import PackedChats, packed_loss
+from .vocabulary import grow_vocabulary, with_chat_tokens
 
 
 @dataclass(frozen=True)
@@ -21,7 +32,7 @@ class LoRAChoice:
 
     rank: int = 8
     alpha: float = 16.0
-    targets: Sequence[str] = adapters.TARGETS
+    targets: Sequence[str] = low_rank.TARGETS
     dropout: float = 0.0
 
 
@@ -71,6 +82,99 @@ def fine_tune(
             :func:`llmbook.train.train`.
 
     Raises:
-        ValueError: Muon is chosen for adapters; too few conversations fit.
+        ValueError: Muon is chosen for adapters; the model has adapters
+            already; no conversation fits, or too few for a batch.
     """
-    raise NotImplementedError
+    tokenizer = with_chat_tokens(tokenizer)
+    tuned = prepared(model, tokenizer, config, lora)
+    batches, left_out = chat_batches(tuned, tokenizer, conversations, config)
+    judged = None
+    if validation is not None:
+        judged, _ = chat_batches(tuned, tokenizer, validation, config)
+    history = train(
+        tuned,
+        batches,
+        config,
+        validation=judged,
+        run_dir=run_dir,
+        resume=resume,
+        callbacks=callbacks,
+        progress=progress,
+        loss_function=partial(packed_loss, end_of_text=tokenizer.end_of_text),
+    )
+    return Tuned(tuned.eval(), tokenizer, history, left_out)
+
+
+def chat_batches(
+    model: GPT,
+    tokenizer: Tokenizer,
+    conversations: Sequence[Conversation],
+    config: TrainConfig,
+) -> tuple[PackedChats, int]:
+    """Conversations as packed rows, and how many do not fit into any."""
+    T = model.config.context_length
+    encoded = [encode_example(tokenizer, c, T) for c in conversations]
+    kept = [chat for chat in encoded if chat is not None]
+    check_some(kept, encoded, T)
+    batches = PackedChats(
+        kept, T, config.batch_size, tokenizer.end_of_text, data_seed(config)
+    )
+    return batches, len(encoded) - len(kept)
+
+
+def prepared(
+    model: GPT,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    lora: LoRAChoice | None = None,
+) -> GPT:
+    """A copy of ``model`` to be tuned, which knows the chat's tokens.
+
+    With ``lora`` the copy has adapters, and the control tokens' rows learn
+    too. As long as nothing is learned it computes what ``model`` does.
+
+    Raises:
+        ValueError: as in :func:`fine_tune`.
+    """
+    if low_rank.adapters(model):
+        raise ValueError(
+            "the model has adapters. Merge them with lora.merge(model), or "
+            "give the model that they were trained on."
+        )
+    device = next(model.parameters()).device
+    tuned = grow_vocabulary(model, tokenizer.vocab_size).to(device)
+    if lora is None:
+        return tuned
+    if config.optimizer != "adamw":
+        raise ValueError(
+            f"optimizer is {config.optimizer!r}; expected 'adamw' for "
+            "adapters: Muon's steps are made for whole matrices, and A and "
+            "B are thin ones."
+        )
+    return low_rank.apply(
+        tuned,
+        lora.rank,
+        lora.alpha,
+        lora.targets,
+        dropout=lora.dropout,
+        rows=list(control_ids(tokenizer).values()),
+        generator=torch.Generator().manual_seed(data_seed(config)),
+    )
+
+
+def data_seed(config: TrainConfig) -> int:
+    """The seed of a run's data: its own, and the machine's offset."""
+    return config.seed + runtime.seed_offset()
+
+
+def check_some(kept: Sequence, given: Sequence, context_length: int) -> None:
+    """Refuse to learn from nothing.
+
+    >>> check_some(["a text that fits"], ["a text that fits", None], 8)
+    """
+    if not kept:
+        raise ValueError(
+            f"none of {len(given)} examples has an answer that fits into "
+            f"{context_length} tokens with all before it. Give shorter ones, "
+            "or take a model with a longer context."
+        )
