@@ -3,7 +3,7 @@
 python tools/make.py TARGET
 
   setup    make .venv, install everything that the others need
-  model    train the running model that the chapters share
+  model    train the models that the chapters share
   book     execute the chapters, build the site and the PDF
   html     the site alone; with CH=05 only that chapter is executed
   pdf      the PDF alone
@@ -72,7 +72,7 @@ def build(steps: Steps, pdf: bool = True) -> None:
     problem = None
     if pdf:
         problem = steps.run("TeX", setup_env.tex)
-    steps.run("running model", tool, "llmbook.running")
+    steps.run("models", models)
     steps.run("chapters", tool, "tools.execute")
     steps.run("site", tool, "tools.build_site", "html")
     if pdf and not problem:
@@ -97,7 +97,7 @@ def html() -> None:
     """``make html``, perhaps with a chapter alone executed anew."""
     steps = Steps()
     steps.run("set-up", setup_env.setup)
-    steps.run("running model", tool, "llmbook.running")
+    steps.run("models", models)
     steps.run("chapters", tool, "tools.execute", *chapter())
     draft = ["--draft"] if chapter() else []
     steps.run("site", tool, "tools.build_site", "html", *draft)
@@ -111,10 +111,16 @@ def pdf() -> None:
     say(f"\n{build_pdf.table()}\n\nPDF  {PDF}")
 
 
+def models() -> None:
+    """The running model, and what alignment makes of it."""
+    tool("llmbook.running")
+    tool("llmbook.aligned")
+
+
 def model() -> None:
     """``make model``."""
     setup_env.setup()
-    tool("llmbook.running")
+    models()
 
 
 def execute() -> None:
