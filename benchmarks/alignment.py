@@ -1,0 +1,814 @@
+"""What alignment does to the running model, measured over seeds.
+
+    python -m benchmarks.alignment [PARTS] [--seeds 0 1 2] [--record]
+
+One chain a seed: the running model, ``sft`` (its recipe and ``dpo``'s are
+those of ``llmbook.aligned``), ``dpo`` from there, ``grpo`` from there on
+sums. Data, their order and what is drawn differ from seed to seed; the base
+and what is asked do not. Beside the chain: ``lora`` (adapters, as many
+steps), ``reward`` (a reward model), ``tradeoff`` (kind endings against
+malformed stories on the way of DPO, other settings beside the recipe's) and
+``rates`` (GRPO with larger steps). Every part is kept when it is done, and
+training at its checkpoints, so that a run that was cut off goes on. Parts
+share nothing but what they start from: give some of them, or seeds, to
+several processes, and let the last call record all.
+
+Sums are asked twice: problems that are new but whose sums training met, and
+problems with sums that it never met. Endings are drawn at temperature 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.records import keep, surroundings
+from llmbook import aligned, checkpoint, lora, running, runtime
+from llmbook.alignment import (
+    LoRAChoice,
+    Tuned,
+    encode_preference,
+    fine_tune,
+    grow_vocabulary,
+    measures,
+    prefer,
+    reinforce,
+    training_chats,
+    with_chat_tokens,
+    world_chats,
+    world_preferences,
+    world_problems,
+)
+from llmbook.alignment import reward as rewarding
+from llmbook.alignment.chat import decode_reply
+from llmbook.alignment.data import prompt_text
+from llmbook.batching import generate_batch
+from llmbook.config import TrainConfig
+from llmbook.corpus import load_corpus
+from llmbook.evaluation.models import cut_at, weights_hash
+from llmbook.model import GPT
+from llmbook.tokenizer import BPETokenizer, Tokenizer
+from llmbook.train import evaluate, train
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "runs" / "alignment.json"
+FOLDER = ROOT / "_build" / "alignment"
+SEEDS = (0, 1, 2)
+CHAIN = ("sft", "lora", "reward", "dpo", "grpo")  # once a seed
+PARTS = ("base", *CHAIN, "tradeoff", "rates")
+JUDGED_SEED = "judged"  # of what is asked: no training's own
+SAMPLES = 4  # answers to a sum when the reward is sampled
+DRAW_SEED = 1
+POINTS = 8  # of a curve of trade-offs
+GROUP_SIZE = 8
+LABELS = 16  # tokens that the corpus has around a prompt, at most
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is chosen: the trainings, and how much is asked.
+
+    ``asked`` is of each kind, but for ``functions``; ``watched`` at each
+    point of a curve.
+    """
+
+    sft: aligned.Recipe
+    dpo: aligned.Recipe
+    lora: TrainConfig
+    reward: TrainConfig
+    grpo: TrainConfig
+    problems: int
+    asked: int
+    functions: int
+    watched: int
+    documents: int
+
+
+def plan() -> Plan:
+    """What is chosen at the current budget."""
+    pick, run_of = runtime.pick, aligned.run_of
+    sft = aligned.recipe("sft")
+    return Plan(
+        sft=sft,
+        dpo=aligned.recipe("dpo"),
+        lora=run_of(sft.train.steps, 8, "adamw", 5e-3),
+        reward=run_of(pick(smoke=4, quick=120), 8, "adamw", 5e-4),
+        grpo=run_of(pick(smoke=3, quick=160), 8, "adamw", 3e-4),
+        problems=pick(smoke=40, quick=2_000),
+        asked=pick(smoke=6, quick=200),
+        functions=pick(smoke=2, quick=100),
+        watched=pick(smoke=6, quick=150),
+        documents=pick(smoke=4, quick=200),
+    )
+
+
+# What differs from DPO's recipe in each curve: factors of the learning rate,
+# and other choices.
+TRADEOFFS: dict[str, dict[str, float]] = {
+    "the recipe": {},
+    "steps 3 times larger": {"rate": 3},
+    "steps 10 times larger": {"rate": 10},
+    "steps 3 times smaller": {"rate": 1 / 3},
+    "no SFT term": {"sft": 0.0},
+    "SFT term 1": {"sft": 1.0},
+    "beta 0.5": {"beta": 0.5},
+    "beta 0.02": {"beta": 0.02},
+}
+RATES = {"3 times": 3, "10 times": 10, "30 times": 30}  # GRPO's
+
+
+# --- what is asked ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked, the same at each seed and stage.
+
+    Args:
+        plan: how much.
+        tokenizer: with the chat's tokens.
+        context_length: what does not fit is not asked.
+    """
+
+    plan: Plan
+    tokenizer: Tokenizer
+    context_length: int
+
+    @cached_property
+    def chats(self) -> dict[str, list]:
+        """By name: conversations with their answers, and problems."""
+        asked, seed = self.plan.asked, JUDGED_SEED
+        many = {
+            "question": world_chats("question", "unseen", asked, seed),
+            "question_seen": world_chats("question", "seen", asked, seed),
+            "instruction": world_chats("instruction", "unseen", asked, seed),
+            "sum": world_chats("sum", "seen", asked, seed),
+            "sum_unseen": world_chats("sum", "unseen", asked, seed),
+            "function": world_problems(
+                "function", "unseen", self.plan.functions, seed
+            ),
+        }
+        T = self.context_length - LABELS
+        return {
+            name: measures.fitting(self.tokenizer, rows, T)
+            for name, rows in many.items()
+        }
+
+    @cached_property
+    def stories(self) -> list:
+        """Stories to be ended."""
+        choices = world_preferences(
+            "unseen",
+            self.plan.asked,
+            JUDGED_SEED,
+            self.plan.dpo.paragraphs,
+        )
+        stories = [choice.prompt for choice in choices]
+        return measures.fitting(self.tokenizer, stories, self.context_length)
+
+    @cached_property
+    def documents(self) -> list:
+        """What the corpus held out."""
+        count = running.recipe().documents
+        corpus = load_corpus(running.CORPUS, documents=count)
+        return corpus.validation[: self.plan.documents]
+
+    @cached_property
+    def prompts(self) -> set[str]:
+        """What training is not to see; the other sides it cannot."""
+        return {prompt_text(chat) for chat in self.chats["sum"]}
+
+    def unasked(self, rows: Iterable) -> list:
+        """Rows of training, without those that are asked here."""
+        return [row for row in rows if prompt_text(row) not in self.prompts]
+
+
+# --- what is answered ------------------------------------------------------
+
+# Writes the answers to conversations of one kind.
+Writer = Callable[..., list[str]]
+PLAIN = {  # a prompt as the corpus has it
+    "question": "Question: {}\nAnswer:",
+    "sum": "Question: {}\nAnswer:",
+    "instruction": "Instruction: {}\nResponse:",
+    "function": "{}\n",
+    "ending": "{}",
+}
+
+
+def in_chat(model: GPT, tokenizer: Tokenizer) -> Writer:
+    """Answers of a model that knows the chat's tokens."""
+
+    def write(kind: str, chats: Sequence, **choices: Any) -> list[str]:
+        return measures.replies_to(model, tokenizer, chats, **choices)
+
+    return write
+
+
+def in_plain_text(model: GPT, tokenizer: Tokenizer) -> Writer:
+    """What a model writes behind prompts that stand as in the corpus."""
+    end = tokenizer.end_of_text
+
+    def write(kind: str, chats: Sequence, seed: int = 0, temperature=0.0):
+        prompts = [measures.asked(row)[-1]["content"] for row in chats]
+        ids = [tokenizer.encode(PLAIN[kind].format(p)) for p in prompts]
+        written = []
+        for first in range(0, len(ids), measures.ROWS):
+            written += generate_batch(
+                model,
+                [[end, *row] for row in ids[first : first + measures.ROWS]],
+                measures.NEW_TOKENS,
+                stop_tokens=[end],
+                seed=seed + first,
+                temperature=temperature,
+            )
+        texts = [decode_reply(tokenizer, row) for row in written]
+        if kind in ("function", "ending"):
+            return [cut_at(text, ["\nassert "]) for text in texts]
+        return [text.strip() for text in texts]
+
+    return write
+
+
+def measured(
+    model: GPT, tokenizer: Tokenizer, exam: Exam, write: Writer
+) -> dict[str, float]:
+    """Everything that a column of the table holds, as shares and nats."""
+    found: dict[str, float] = {}
+    steps: dict[bool, list[bool]] = {False: [], True: []}
+    for name, chats in exam.chats.items():
+        kind = name.partition("_")[0]
+        right = measures.judged(kind, chats, write(kind, chats))
+        found[name] = mean(right)
+        if kind == "sum":
+            for row, good in zip(chats, right, strict=True):
+                steps[row[-1]["content"].count(" = ") > 1].append(good)
+    for two, name in ((False, "sum_one"), (True, "sum_two")):
+        found[name] = mean(steps[two])
+    for name in ("sum", "sum_unseen"):
+        rows = [row for row in exam.chats[name] for _ in range(SAMPLES)]
+        drawn = write("sum", rows, temperature=1.0, seed=DRAW_SEED)
+        right = measures.judged("sum", rows, drawn)
+        found[f"{name}_sampled"] = mean(right)
+    found |= ended(exam.stories, write)
+    found["facts"] = measures.facts_cloze(model, tokenizer).share
+    found["loss"] = measures.forgetting(model, tokenizer, exam.documents)
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; of nothing, 0."""
+    return statistics.fmean(values) if values else 0.0
+
+
+def ended(stories: Sequence, write: Writer) -> dict[str, float]:
+    """The shares of tempers among endings, and of malformed stories."""
+    replies = write("ending", stories, temperature=1.0, seed=DRAW_SEED)
+    texts = [story[-1]["content"] for story in stories]
+    found = measures.judged_endings(texts, replies)
+    names = ("kind", "unkind", "neither", "malformed")
+    return {name: getattr(found, name) / len(stories) for name in names}
+
+
+# --- the parts -------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """A base, a plan, and the folder in which each part's result is kept.
+
+    Args:
+        name: of the base, in the record.
+        model, tokenizer: the base.
+        chosen: the plan.
+        folder: for results, models and checkpoints; one a base and plan.
+    """
+
+    name: str
+    model: GPT
+    tokenizer: BPETokenizer
+    chosen: Plan
+    folder: Path
+
+    @cached_property
+    def exam(self) -> Exam:
+        """What is asked."""
+        length = self.model.config.context_length
+        return Exam(self.chosen, self.chat_tokenizer, length)
+
+    @cached_property
+    def chat_tokenizer(self) -> Tokenizer:
+        """The tokenizer with the chat's tokens."""
+        return with_chat_tokens(self.tokenizer)
+
+    def path(self, name: str, ending: str) -> Path:
+        """A file of a part."""
+        return self.folder / f"{name}.{ending}"
+
+    def result(self, part: str, seed: int, variant: str = "") -> dict:
+        """A part's result: read, or made first."""
+        name = slug(part, seed, variant)
+        file = self.path(name, "json")
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            say(f"{self.name}: {name}")
+            found = MAKE[part](self, seed, name, variant)
+            about = {"part": part, "seed": seed, "variant": variant}
+            keep({**about, **found}, file)
+            shutil.rmtree(self.path(name, "run"), ignore_errors=True)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def tuned(self, part: str, seed: int) -> GPT:
+        """The model that a part left, which is made first if need be."""
+        self.result(part, seed)
+        file = self.path(slug(part, seed), "safetensors")
+        return checkpoint.load_model(file)
+
+    def run(self, name: str) -> dict[str, Any]:
+        """How every training is run: it goes on where it was."""
+        folder = self.path(name, "run")
+        return {"run_dir": folder, "resume": True, "progress": False}
+
+    def kept(self, name: str, tuned: Tuned) -> dict[str, Any]:
+        """Keep a tuned model; what is measured of it."""
+        checkpoint.save(self.path(name, "safetensors"), tuned.model)
+        write = in_chat(tuned.model, tuned.tokenizer)
+        return {
+            **spent(tuned),
+            "measured": measured(
+                tuned.model, tuned.tokenizer, self.exam, write
+            ),
+        }
+
+
+def spent(tuned: Tuned) -> dict[str, Any]:
+    """How long a training was, and what was left out."""
+    history = tuned.history
+    return {
+        "steps": history.steps,
+        "seconds": round(history.seconds, 1),
+        "tokens": history.tokens,
+        "left_out": tuned.left_out,
+    }
+
+
+def slug(part: str, seed: int, variant: str = "") -> str:
+    """The name of a part's files.
+
+    >>> slug("tradeoff", 0, "beta 0.5")
+    'tradeoff-0-beta-0.5'
+    """
+    return "-".join([part, str(seed), *variant.split()])
+
+
+def say(text: str) -> None:
+    """What is being done, for whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def make_base(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """The base, asked in plain text and, as it never was, in a chat."""
+    model, tokenizer = bench.model, bench.tokenizer
+    plain = in_plain_text(model, tokenizer)
+    grown = grow_vocabulary(model, bench.chat_tokenizer.vocab_size)
+    write = in_chat(grown, bench.chat_tokenizer)
+    return {
+        "measured": measured(model, tokenizer, bench.exam, plain),
+        "in_chat": measured(
+            grown.eval(), bench.chat_tokenizer, bench.exam, write
+        ),
+    }
+
+
+def make_sft(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """The base after learning to answer; adapters alone for ``lora``."""
+    chosen, choice = bench.chosen, None
+    config = chosen.sft.train
+    if name.startswith("lora"):
+        config, choice = chosen.lora, LoRAChoice()
+    chats = training_chats(chosen.sft.examples, f"benchmark/{seed}")
+    tuned = fine_tune(
+        bench.model,
+        bench.tokenizer,
+        bench.exam.unasked(chats),
+        replace(config, seed=seed),
+        lora=choice,
+        **bench.run(name),
+    )
+    if choice is not None:
+        lora.merge(tuned.model)
+    return bench.kept(name, tuned)
+
+
+def make_dpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """The model that answers, after learning what is preferred."""
+    chosen = bench.chosen.dpo
+    tuned = prefer(
+        bench.tuned("sft", seed),
+        bench.chat_tokenizer,
+        choices_of(bench, seed),
+        replace(chosen.train, seed=seed),
+        **chosen.choices,
+        **bench.run(name),
+    )
+    return bench.kept(name, tuned)
+
+
+def choices_of(bench: Bench, seed: int, side: str = "seen") -> list:
+    """The preferences of one seed."""
+    chosen = bench.chosen.dpo
+    count = chosen.examples["ending"]
+    name = f"benchmark/{seed}"
+    return world_preferences(side, count, name, chosen.paragraphs)
+
+
+def make_grpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """The model with preferences, after being rewarded for right sums."""
+    config = bench.chosen.grpo
+    factor = RATES[variant] if variant else 1
+    problems = world_problems(
+        "sum", "seen", bench.chosen.problems, f"benchmark/{seed}"
+    )
+    tuned = reinforce(
+        bench.tuned("dpo", seed),
+        bench.chat_tokenizer,
+        bench.exam.unasked(problems),
+        faster(replace(config, seed=seed), factor),
+        group_size=GROUP_SIZE,
+        max_new_tokens=measures.NEW_TOKENS,
+        **bench.run(name),
+    )
+    seen = {
+        what: [round(step[what], 4) for step in tuned.measured]
+        for what in ("reward", "length", "equal")
+    }
+    return {**bench.kept(name, tuned), "curves": seen}
+
+
+def faster(config: TrainConfig, factor: float) -> TrainConfig:
+    """The same run with a learning rate ``factor`` times as large."""
+    return replace(
+        config,
+        learning_rate=config.learning_rate * factor,
+        min_learning_rate=config.min_learning_rate * factor,
+    )
+
+
+def make_reward(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """A reward model: how often it finds the kind ending the better one."""
+    model = rewarding.RewardModel(bench.tuned("sft", seed))
+    # It reads a text to its end: one token more than a model that guesses.
+    length = bench.model.config.context_length - 1
+    learned, judged = (
+        [
+            encode_preference(bench.chat_tokenizer, *choice, length)
+            for choice in choices_of(bench, seed, side)
+        ]
+        for side in ("seen", "unseen")
+    )
+    learned, judged = (
+        [row for row in rows if row is not None] for rows in (learned, judged)
+    )
+    config = replace(bench.chosen.reward, seed=seed)
+    history = train(
+        model,
+        rewarding.RewardBatches(learned, config.batch_size, seed),
+        config,
+        loss_function=partial(rewarding.reward_loss, centring=0.01),
+        **bench.run(name),
+    )
+    size = config.batch_size
+    accuracy = evaluate(
+        model,
+        rewarding.RewardBatches(judged, size),
+        len(judged) // size,
+        loss_function=rewarding.reward_accuracy,
+    )
+    return {**spent(Tuned(model, None, history)), "accuracy": accuracy}
+
+
+def make_tradeoff(bench: Bench, seed: int, name: str, variant: str) -> dict:
+    """DPO with one choice changed: endings, at points on the way."""
+    chosen = bench.chosen.dpo
+    change = dict(TRADEOFFS[variant])
+    config = faster(replace(chosen.train, seed=seed), change.pop("rate", 1))
+    stories = bench.exam.stories[: bench.chosen.watched]
+    every = max(1, config.steps // POINTS)
+    points = read_lines(bench.path(name, "points"))
+
+    def watch(step: int, model: GPT, history: Any) -> None:
+        if step % every == 0 and all(p["step"] != step for p in points):
+            write = in_chat(model, bench.chat_tokenizer)
+            found = ended(stories, write)
+            points.append({"step": step, **found})
+            with bench.path(name, "points").open("a") as lines:
+                lines.write(json.dumps(points[-1]) + "\n")
+
+    tuned = prefer(
+        bench.tuned("sft", seed),
+        bench.chat_tokenizer,
+        choices_of(bench, seed),
+        config,
+        **{**chosen.choices, **change},
+        callbacks=[watch],
+        **bench.run(name),
+    )
+    return {**spent(tuned), "points": points}
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """What was noted before, one JSON object a line."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+MAKE: dict[str, Callable[[Bench, int, str, str], dict]] = {
+    "base": make_base,
+    "sft": make_sft,
+    "lora": make_sft,
+    "reward": make_reward,
+    "dpo": make_dpo,
+    "grpo": make_grpo,
+    "tradeoff": make_tradeoff,
+    "rates": make_grpo,
+}
+VARIANTS = {"tradeoff": tuple(TRADEOFFS), "rates": tuple(RATES)}
+
+
+# --- what comes out --------------------------------------------------------
+
+COLUMNS = ("base, plain", "base, chat", "SFT", "LoRA", "DPO", "GRPO")
+ROWS = {
+    "facts": "facts by cloze",
+    "question": "open questions never asked in training",
+    "question_seen": "open questions asked in training",
+    "instruction": "instructions never given in training",
+    "sum": "sums, new problems",
+    "sum_unseen": "sums never met in training",
+    "sum_one": "both, of one step",
+    "sum_two": "both, of two steps",
+    "sum_sampled": "new problems, sampled reward",
+    "sum_unseen_sampled": "sums never met, sampled reward",
+    "function": "functions, pass@1",
+    "kind": "kind endings",
+    "unkind": "unkind endings",
+    "neither": "endings that are no line of the world",
+    "malformed": "stories malformed, strictly",
+    "loss": "held-out documents, nats a token",
+}
+# What the book set out to reach: row, column, and at least or at most what.
+GOALS = (
+    ("facts", "SFT", ">=", 0.95),
+    ("question", "SFT", ">=", 0.6),
+    ("sum", "SFT", ">=", 0.75),
+    ("function", "SFT", ">=", 0.8),
+    ("kind", "DPO", ">=", 0.75),
+    ("malformed", "DPO", "<=", 0.05),
+)
+
+
+def columns(results: Sequence[dict]) -> dict[str, list[dict]]:
+    """What was measured, one entry a seed, by the table's columns."""
+    by_part: dict[str, list[dict]] = {}
+    for result in results:
+        if "measured" in result and not result["variant"]:
+            by_part.setdefault(result["part"], []).append(result)
+    found = {
+        "base, plain": [r["measured"] for r in by_part.get("base", ())],
+        "base, chat": [r["in_chat"] for r in by_part.get("base", ())],
+    }
+    for name in COLUMNS[2:]:
+        rows = by_part.get(name.lower(), ())
+        found[name] = [row["measured"] for row in rows]
+    return found
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean and spread (sample standard deviation) over seeds.
+
+    >>> cell([0.5, 0.7]), cell([0.25]), cell([])
+    ('0.600 ± 0.141', '0.250', '')
+    """
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def table(results: Sequence[dict]) -> str:
+    """All that was measured as Markdown: rows by stages."""
+    found = columns(results)
+    lines = [
+        f"| | {' | '.join(COLUMNS)} |",
+        f"| --- |{' --: |' * len(COLUMNS)}",
+    ]
+    for key, words in ROWS.items():
+        cells = [cell([m[key] for m in found[name]]) for name in COLUMNS]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    for name in ("seconds", "steps"):
+        cells = [
+            cell([r[name] for r in results if is_stage(r, column)])
+            for column in COLUMNS
+        ]
+        lines.append(f"| {name} of training | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def is_stage(result: dict, column: str) -> bool:
+    """Whether a result is a run of this column's stage."""
+    return result["part"] == column.lower() and not result["variant"]
+
+
+def goals(results: Sequence[dict]) -> list[str]:
+    """For each goal what came out, and whether it is met or missed."""
+    found = columns(results)
+    lines = []
+    for key, column, sign, goal in GOALS:
+        values = [m[key] for m in found[column]]
+        if not values:
+            continue
+        mean = statistics.fmean(values)
+        met = mean >= goal if sign == ">=" else mean <= goal
+        lines.append(
+            f"{verdict(met)}: {ROWS[key]} after {column} {sign} {goal}: "
+            f"{cell(values)}"
+        )
+    return lines + grpo_goals(results)
+
+
+def grpo_goals(results: Sequence[dict]) -> list[str]:
+    """Whether GRPO raised what it samples, and cost nothing when greedy."""
+    before, after = (
+        {r["seed"]: r["measured"] for r in results if is_stage(r, column)}
+        for column in ("DPO", "GRPO")
+    )
+    gains = {
+        key: [after[s][key] - before[s][key] for s in sorted(after)]
+        for key in ("sum_sampled", "sum")
+    }
+    if len(after) < 2:
+        return []
+    sampled, greedy = gains["sum_sampled"], gains["sum"]
+    rose = statistics.fmean(sampled) > statistics.stdev(sampled)
+    return [
+        f"{verdict(rose)}: sampled reward up after GRPO by more than its "
+        f"spread: {cell(sampled)}",
+        f"{verdict(statistics.fmean(greedy) >= 0)}: no loss in greedy "
+        f"accuracy after GRPO: {cell(greedy)}",
+    ]
+
+
+def verdict(met: bool) -> str:
+    """A goal's outcome in a word."""
+    return "met" if met else "MISSED"
+
+
+def curves(results: Sequence[dict]) -> list[str]:
+    """The ends of all curves: other settings of DPO and of GRPO."""
+    lines = []
+    for result in results:
+        if result["part"] == "tradeoff":
+            for point in result["points"]:
+                shares = [
+                    f"{name} {point[name]:.2f}"
+                    for name in ("kind", "unkind", "neither", "malformed")
+                ]
+                lines.append(
+                    f"DPO, {result['variant']}, seed {result['seed']}, step "
+                    f"{point['step']}: {', '.join(shares)}"
+                )
+        elif result["part"] == "reward":
+            lines.append(
+                f"reward model, seed {result['seed']}: right on "
+                f"{result['accuracy']:.3f} of unseen pairs"
+            )
+        elif result["part"] in ("rates", "grpo"):
+            found = result["measured"]
+            lines.append(
+                f"GRPO, {result['variant'] or 'the recipe'}, seed "
+                f"{result['seed']}: greedy {found['sum']:.3f}, sampled "
+                f"{found['sum_sampled']:.3f}, loss {found['loss']:.3f}"
+            )
+    return lines
+
+
+def report(results: Sequence[dict]) -> str:
+    """Table, goals and curves, to be read."""
+    parts = [table(results), *goals(results), *curves(results)]
+    return "\n".join(parts)
+
+
+# --- the command -----------------------------------------------------------
+
+
+def bench_of(base: Path | None) -> Bench:
+    """The bench for the running model, or for the model of a folder."""
+    chosen = plan()
+    if base is None:
+        found = running.load_running()
+        name, model, tokenizer = "running", found.model, found.tokenizer
+    else:
+        name = base.name
+        model = checkpoint.load_model(base / "model.safetensors")
+        tokenizer = BPETokenizer.load(base / "tokenizer.json")
+    text = json.dumps(asdict(chosen), sort_keys=True) + weights_hash(model)
+    digest = hashlib.sha256(text.encode()).hexdigest()[: running.HASH_LENGTH]
+    return Bench(name, model.eval(), tokenizer, chosen, FOLDER / digest)
+
+
+def wanted(
+    parts: Sequence[str], seeds: Sequence[int], variants: Sequence[str]
+) -> list[tuple[str, int, str]]:
+    """The parts to make, in order: curves at the first seed alone."""
+    found = [("base", 0, "")] if "base" in parts else []
+    for seed in seeds:
+        found += [(part, seed, "") for part in CHAIN if part in parts]
+    for part, names in VARIANTS.items():
+        if part in parts:
+            found += [
+                (part, seeds[0], name)
+                for name in names
+                if not variants or name in variants
+            ]
+    return found
+
+
+def recorded(bench: Bench) -> dict[str, Any]:
+    """Everything that is done on this base, and how it was chosen."""
+    files = sorted(bench.folder.glob("*.json"))
+    return {
+        **surroundings("alignment", ["torch"]),
+        "parameters": bench.model.num_parameters(),
+        "plan": asdict(bench.chosen),
+        "results": [json.loads(file.read_text("utf-8")) for file in files],
+    }
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}; default: all",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="of tradeoff and rates; default: all",
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="model.safetensors and tokenizer.json to start "
+        "from; default: the running model",
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--record", action="store_true", help=str(RECORD))
+    options = parser.parse_args(arguments)
+    known = {*TRADEOFFS, *RATES}
+    for given, there in ((options.parts, PARTS), (options.variants, known)):
+        for name in given:
+            if name not in there:
+                parser.error(
+                    f"{name!r} is none; expected of {', '.join(there)}."
+                )
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the parts, print what came out, and keep it if asked to."""
+    options = options_of(arguments)
+    torch.set_num_threads(options.threads)
+    running.keep_freed_memory()
+    bench = bench_of(options.base)
+    for job in wanted(options.parts or PARTS, options.seeds, options.variants):
+        bench.result(*job)
+    found = recorded(bench)
+    print(report(found["results"]))
+    if options.record:
+        old = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
+        keep({**old, bench.name: found}, RECORD)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
