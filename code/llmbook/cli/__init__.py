@@ -17,8 +17,10 @@ import tyro
 
 from llmbook.evaluation.sandbox import InfrastructureError
 
+from .aligning import AlignCommand
 from .chatting import Chat
 from .evaluating import Evaluate
+from .notes import note
 from .texts import CorpusCommand, Tokenize
 from .training import Generate, Train
 
@@ -36,6 +38,10 @@ CANNOT_BE_DONE = (
 Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[
+        tyro.conf.OmitSubcommandPrefixes[AlignCommand],
+        tyro.conf.subcommand("align"),
+    ]
     | Annotated[Chat, tyro.conf.subcommand("chat")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
@@ -64,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BAD_INPUT
     except CANNOT_BE_DONE as error:
-        print(f"llmbook: {error}", file=sys.stderr)
+        note(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("llmbook: interrupted", file=sys.stderr)
+        note("interrupted")
         return EXIT_INTERRUPTED
     return 0
 
 
 def _on_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"llmbook: {message}", file=sys.stderr)
+    note(message)

@@ -29,6 +29,7 @@ from llmbook.sampling import sample, stream
 from llmbook.tokenizer import Tokenizer
 
 from .models import read_model
+from .notes import note
 
 STAGE = "dpo"  # of the book's own model
 REPLY_SHARE = 4  # a reply may fill a quarter of the context
@@ -192,8 +193,8 @@ class Chat:
     """
 
     model: Annotated[str | None, tyro.conf.Positional] = None
-    """What `llmbook align` filled, or a folder in Hugging Face's format;
-    else the book's own model."""
+    """A folder that `align` filled, or that holds a chat model in Hugging
+    Face's format; else the book's own model."""
     message: str | None = None
     """Ask this alone, print the reply and end."""
     system: str | None = None
@@ -303,7 +304,7 @@ def take_turn(talk: Talk, text: str) -> bool:
     try:
         ids = talk.prompt(text)
     except ValueError as error:
-        note(str(error))
+        note(error)
         return False
     if talk.full and not was_full:
         T = talk.model.config.context_length
@@ -325,8 +326,3 @@ def speak(talk: Talk, ids: list[int]) -> None:
             f"cut after {talk.longest_reply} tokens; --max-new-tokens allows "
             "more"
         )
-
-
-def note(text: str) -> None:
-    """Say something that is not the model's."""
-    print(f"llmbook: {text}", file=sys.stderr, flush=True)

@@ -57,9 +57,15 @@ def load_model(
     return TransformersModel.load(name)
 
 
-def read_trained(folder: Path) -> tuple[GPT, BPETokenizer]:
-    """The model and tokenizer that ``llmbook train`` left in ``folder``."""
+def read_trained(folder: Path) -> tuple[GPT, Tokenizer]:
+    """What ``llmbook train`` or ``llmbook align`` left in ``folder``.
+
+    Where ``align`` began with GPT-2's own tokenizer, it is written as
+    Hugging Face writes it.
+    """
     model = checkpoint.load_model(folder / WEIGHTS)
+    if "added_tokens" in read_json(folder / TOKENIZER):
+        return model, load_tokenizer(folder)
     return model, BPETokenizer.load(folder / TOKENIZER)
 
 

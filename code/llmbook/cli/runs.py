@@ -1,0 +1,115 @@
+"""The folder of a run: begun once, gone on with, finished whole."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import llmbook
+from llmbook import checkpoint
+from llmbook.alignment.reinforcing import MEASURED_NAME
+from llmbook.hub import TOKENIZER, WEIGHTS, tokenizer_to_hub
+from llmbook.hub.files import read_json
+from llmbook.model import GPT
+from llmbook.tokenizer import BPETokenizer, Tokenizer
+from llmbook.tokenizer.files import write_atomically
+from llmbook.train import CHECKPOINT_NAME
+
+RECORD, ADAPTERS, EXPORT = "run.json", "adapters.safetensors", "huggingface"
+NAMES = {
+    RECORD,
+    CHECKPOINT_NAME,
+    MEASURED_NAME,
+    ADAPTERS,
+    TOKENIZER,
+    WEIGHTS,
+    EXPORT,
+}
+BESIDE = (".part", ".tmp")  # what was being written when a run was stopped
+PACKAGES = ("torch", "numpy", "safetensors")
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Refuse a folder that a run must not write to.
+
+    Raises:
+        ValueError: it holds a finished model, or files of something else,
+            or a stopped run that nobody asked to resume.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; expected a folder.")
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = sorted(n for n in names - NAMES if not n.endswith(BESIDE))
+    if foreign:
+        raise ValueError(
+            f"{out} holds {', '.join(foreign[:3])}, which no run of this "
+            "kind wrote. Give a new or an empty folder."
+        )
+    if WEIGHTS in names and not (resume and CHECKPOINT_NAME in names):
+        raise ValueError(
+            f"{out} holds a finished model, which no run writes over. Give "
+            "another folder; to go on from this model give it as --model."
+        )
+    if CHECKPOINT_NAME in names and not resume:
+        raise ValueError(
+            f"{out} holds a run that was stopped. Go on with it by --resume, "
+            "or give another folder."
+        )
+
+
+def begin(out: Path, settings: dict[str, Any], names: dict[str, Any]) -> None:
+    """Write down what the run is; or see that the stopped one was the same.
+
+    Args:
+        settings: what has to be the same when the run is gone on with.
+        names: of model and data, which may have been moved.
+
+    Raises:
+        ValueError: the folder's run had other settings.
+    """
+    settings = json.loads(json.dumps(settings))  # tuples become lists
+    if (out / CHECKPOINT_NAME).is_file():
+        before = read_json(out / RECORD)["settings"]
+        for name in sorted(before.keys() | settings.keys()):
+            old, new = before.get(name), settings.get(name)
+            if old != new:
+                raise ValueError(
+                    f"the run in {out} had {name}={old!r} and this one has "
+                    f"{new!r}; a resumed run must be the same run. Keep the "
+                    "old value, or start anew in another folder."
+                )
+    write_record(out, {**names, "settings": settings})
+
+
+def finish(
+    out: Path, model: GPT, tokenizer: Tokenizer, outcome: dict[str, Any]
+) -> None:
+    """Write the model, its tokenizer and what came out; the record last."""
+    save_tokenizer(tokenizer, out / TOKENIZER)
+    checkpoint.save(out / WEIGHTS, model)
+    write_record(out, {**read_json(out / RECORD), **outcome})
+    for name in (CHECKPOINT_NAME, MEASURED_NAME):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_record(out: Path, content: dict[str, Any]) -> None:
+    """Write ``run.json``, with the versions of what computed it."""
+    versions = {
+        "llmbook": llmbook.__version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in PACKAGES},
+    }
+    text = json.dumps({**content, "versions": versions}, indent=1)
+    write_atomically(out / RECORD, text + "\n")
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a tokenizer; GPT-2's own in the format of Hugging Face."""
+    if isinstance(tokenizer, BPETokenizer):
+        tokenizer.save(path)
+        return
+    text = json.dumps(tokenizer_to_hub(tokenizer), ensure_ascii=False)
+    write_atomically(path, text + "\n")
