@@ -96,18 +96,18 @@ def sft_recipe() -> Recipe:
         examples=runtime.pick(
             smoke={"question": 120, "instruction": 60, "sum": 60},
             quick={
-                "question": 2_500,
-                "instruction": 1_500,
-                "sum": 4_000,
-                "function": 1_500,
-                "ending": 1_500,
+                "question": 2_300,
+                "instruction": 2_000,
+                "sum": 5_000,
+                "function": 2_500,
+                "ending": 400,
             },
         ),
         train=run_of(
-            steps=runtime.pick(smoke=30, quick=500, laptop=2_500),
+            steps=runtime.pick(smoke=30, quick=600, laptop=2_500),
             batch_size=8,
             optimizer="muon",
-            rate=5e-3,
+            rate=1e-2,
         ),
     )
 
@@ -118,10 +118,10 @@ def dpo_recipe() -> Recipe:
         stage="dpo",
         examples={"ending": runtime.pick(smoke=64, quick=1_000, laptop=4_000)},
         train=run_of(
-            steps=runtime.pick(smoke=10, quick=120, laptop=600),
+            steps=runtime.pick(smoke=10, quick=100, laptop=600),
             batch_size=8,
             optimizer="adamw",
-            rate=3e-4,
+            rate=1e-4,
         ),
         choices={"beta": 0.1, "sft": 0.2},
         paragraphs=runtime.pick(smoke=1, quick=None),
