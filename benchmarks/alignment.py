@@ -202,7 +202,7 @@ PLAIN = {  # a prompt as the corpus has it
     "question": "Question: {}\nAnswer:",
     "sum": "Question: {}\nAnswer:",
     "instruction": "Instruction: {}\nResponse:",
-    "function": "{}\n",
+    "function": "{}",  # the line break goes with the blanks behind it
     "ending": "{}",
 }
 
