@@ -210,7 +210,15 @@ def test_a_resumed_run_has_the_same_bits(model, tokenizer, run, tmp_path):
     whole = run(model, tokenizer)
     with pytest.raises(Stopped):
         run(model, tokenizer, run_dir=tmp_path, callbacks=[power_cut])
-    resumed = run(model, tokenizer, run_dir=tmp_path, resume=True)
+    seen = []
+    resumed = run(
+        model,
+        tokenizer,
+        run_dir=tmp_path,
+        resume=True,
+        callbacks=[lambda step, *_: seen.append(step)],
+    )
+    assert seen[0] == 5  # the last checkpoint is of step 4
     same(weights(whole.model), weights(resumed.model))
     assert resumed.history.loss == whole.history.loss
     assert resumed.measured == whole.measured

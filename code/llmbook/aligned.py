@@ -255,7 +255,7 @@ def tuned_to_answer(chosen: Recipe, progress: bool, **run: Any) -> Tuned:
         for chat in world_chats(kind, "unseen", JUDGED, seed)
     ]
     return fine_tune(
-        begun.model,
+        begun.model.to(runtime.best_device()),
         begun.tokenizer,
         training_chats(chosen.examples, seed),
         chosen.train,
@@ -278,7 +278,7 @@ def tuned_to_prefer(chosen: Recipe, progress: bool, **run: Any) -> Tuned:
         )
     )
     return prefer(
-        begun.model,
+        begun.model.to(runtime.best_device()),
         begun.tokenizer,
         learned,
         chosen.train,

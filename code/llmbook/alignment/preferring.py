@@ -94,7 +94,7 @@ def choice_batches(
     check_some(kept, encoded, T)
     batches = PreferenceBatches(
         kept,
-        preference_logprobs(reference, kept),
+        preference_logprobs(reference, kept).cpu(),  # batches are made there
         config.batch_size,
         data_seed(config),
     )
