@@ -55,6 +55,7 @@ def bench(base, tmp_path, monkeypatch):
 COMMAND = ["--seeds", "0", "1", "--variants", "beta 0.5", "3 times"]
 
 
+@pytest.mark.slow
 def test_it_runs_whole_and_is_recorded_and_made_once(
     bench, monkeypatch, capsys
 ):
