@@ -25,6 +25,7 @@ import json
 import shutil
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -59,7 +60,7 @@ from llmbook.corpus import load_corpus
 from llmbook.evaluation.models import cut_at, weights_hash
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer, Tokenizer
-from llmbook.train import evaluate, train
+from llmbook.train import Callback, History, evaluate, train
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "runs" / "alignment.json"
@@ -79,8 +80,9 @@ LABELS = 16  # tokens that the corpus has around a prompt, at most
 class Plan:
     """All that is chosen: the trainings, and how much is asked.
 
-    ``asked`` is of each kind, but for ``functions``; ``watched`` at each
-    point of a curve.
+    ``choices`` and ``problems`` is how many there are to learn from, and
+    ``paragraphs`` how much of a story; ``asked`` is how many of each kind,
+    but for ``functions``, and ``watched`` at each point of a curve.
     """
 
     sft: aligned.Recipe
@@ -88,7 +90,9 @@ class Plan:
     lora: TrainConfig
     reward: TrainConfig
     grpo: TrainConfig
+    choices: int
     problems: int
+    paragraphs: int | None
     asked: int
     functions: int
     watched: int
@@ -98,19 +102,35 @@ class Plan:
 def plan() -> Plan:
     """What is chosen at the current budget."""
     pick, run_of = runtime.pick, aligned.run_of
-    sft = aligned.recipe("sft")
+    sft, dpo = map(aligned.recipe, ("sft", "dpo"))
     return Plan(
         sft=sft,
-        dpo=aligned.recipe("dpo"),
+        dpo=dpo,
+        choices=dpo.examples["ending"],
+        paragraphs=dpo.paragraphs,
         lora=run_of(sft.train.steps, 8, "adamw", 5e-3),
         reward=run_of(pick(smoke=4, quick=120), 8, "adamw", 5e-4),
-        grpo=run_of(pick(smoke=3, quick=160), 8, "adamw", 3e-4),
+        grpo=run_of(pick(smoke=3, quick=240), 8, "adamw", 2e-4),
         problems=pick(smoke=40, quick=2_000),
         asked=pick(smoke=6, quick=200),
         functions=pick(smoke=2, quick=100),
         watched=pick(smoke=6, quick=150),
         documents=pick(smoke=4, quick=200),
     )
+
+
+ASKED = ("asked", "functions", "watched", "documents", "paragraphs")
+MADE_FROM = {  # of the plan: what a part and those before it depend on
+    "base": (),
+    "sft": ("sft",),
+    "lora": ("sft", "lora"),
+    "reward": ("sft", "choices", "reward"),
+    "dpo": ("sft", "choices", "dpo"),
+    "grpo": ("sft", "choices", "dpo", "problems", "grpo"),
+    "tradeoff": ("sft", "choices", "dpo"),
+    "rates": ("sft", "choices", "dpo", "problems", "grpo"),
+}
+NAME_LENGTH = 6  # hexadecimal digits of a hash
 
 
 # What differs from DPO's recipe in each curve: factors of the learning rate,
@@ -125,7 +145,7 @@ TRADEOFFS: dict[str, dict[str, float]] = {
     "beta 0.5": {"beta": 0.5},
     "beta 0.02": {"beta": 0.02},
 }
-RATES = {"3 times": 3, "10 times": 10, "30 times": 30}  # GRPO's
+RATES = {"3 times smaller": 1 / 3, "3 times": 3, "10 times": 10}  # GRPO's
 
 
 # --- what is asked ---------------------------------------------------------
@@ -172,7 +192,7 @@ class Exam:
             "unseen",
             self.plan.asked,
             JUDGED_SEED,
-            self.plan.dpo.paragraphs,
+            self.plan.paragraphs,
         )
         stories = [choice.prompt for choice in choices]
         return measures.fitting(self.tokenizer, stories, self.context_length)
@@ -292,7 +312,7 @@ class Bench:
         name: of the base, in the record.
         model, tokenizer: the base.
         chosen: the plan.
-        folder: for results, models and checkpoints; one a base and plan.
+        folder: for results, models and checkpoints; one a base.
     """
 
     name: str
@@ -312,13 +332,36 @@ class Bench:
         """The tokenizer with the chat's tokens."""
         return with_chat_tokens(self.tokenizer)
 
+    def named(self, part: str, seed: int, variant: str = "") -> str:
+        """The name of a part's files: another where it is another run.
+
+        At its end stands a hash of what is chosen for the part and for
+        those before it.
+        """
+        values = asdict(self.chosen)
+        chosen = {key: values[key] for key in (*ASKED, *MADE_FROM[part])}
+        chosen["change"] = {**TRADEOFFS, **RATES}.get(variant)
+        text = json.dumps(chosen, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:NAME_LENGTH]
+        return "-".join([part, str(seed), *variant.split(), digest])
+
+    def results(self) -> list[dict]:
+        """All that is done with what is chosen now."""
+        found = []
+        for file in sorted(self.folder.glob("*.json")):
+            result = json.loads(file.read_text(encoding="utf-8"))
+            keys = (result["part"], result["seed"], result["variant"])
+            if file.stem == self.named(*keys):
+                found.append(result)
+        return found
+
     def path(self, name: str, ending: str) -> Path:
         """A file of a part."""
         return self.folder / f"{name}.{ending}"
 
     def result(self, part: str, seed: int, variant: str = "") -> dict:
         """A part's result: read, or made first."""
-        name = slug(part, seed, variant)
+        name = self.named(part, seed, variant)
         file = self.path(name, "json")
         if not file.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -332,44 +375,59 @@ class Bench:
     def tuned(self, part: str, seed: int) -> GPT:
         """The model that a part left, which is made first if need be."""
         self.result(part, seed)
-        file = self.path(slug(part, seed), "safetensors")
+        file = self.path(self.named(part, seed), "safetensors")
         return checkpoint.load_model(file)
 
-    def run(self, name: str) -> dict[str, Any]:
+    def run(self, name: str, *callbacks: Callback) -> dict[str, Any]:
         """How every training is run: it goes on where it was."""
-        folder = self.path(name, "run")
-        return {"run_dir": folder, "resume": True, "progress": False}
+        return {
+            "run_dir": self.path(name, "run"),
+            "resume": True,
+            "progress": False,
+            "callbacks": callbacks,
+        }
 
-    def kept(self, name: str, tuned: Tuned) -> dict[str, Any]:
+    def kept(self, name: str, tuned: Tuned, clock: Clock) -> dict[str, Any]:
         """Keep a tuned model; what is measured of it."""
         checkpoint.save(self.path(name, "safetensors"), tuned.model)
         write = in_chat(tuned.model, tuned.tokenizer)
         return {
-            **spent(tuned),
+            **spent(tuned, clock),
             "measured": measured(
                 tuned.model, tuned.tokenizer, self.exam, write
             ),
         }
 
 
-def spent(tuned: Tuned) -> dict[str, Any]:
+class Clock:
+    """A callback that knows how long a step takes this processor.
+
+    Waiting does not count, and neither do steps of a run before this one.
+    """
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+        self.last = (0, 0.0)
+
+    def __call__(self, step: int, model: Any, history: History) -> None:
+        self.last = step, time.process_time()
+        self.first = self.first or self.last
+
+    def seconds(self, steps: int) -> float:
+        """Processor seconds of so many steps; 0 where none was timed."""
+        (begun, start), (done, end) = self.first or self.last, self.last
+        return round(steps * (end - start) / max(1, done - begun), 1)
+
+
+def spent(tuned: Tuned, clock: Clock) -> dict[str, Any]:
     """How long a training was, and what was left out."""
     history = tuned.history
     return {
         "steps": history.steps,
-        "seconds": round(history.seconds, 1),
+        "processor_seconds": clock.seconds(history.steps),
         "tokens": history.tokens,
         "left_out": tuned.left_out,
     }
-
-
-def slug(part: str, seed: int, variant: str = "") -> str:
-    """The name of a part's files.
-
-    >>> slug("tradeoff", 0, "beta 0.5")
-    'tradeoff-0-beta-0.5'
-    """
-    return "-".join([part, str(seed), *variant.split()])
 
 
 def say(text: str) -> None:
@@ -404,11 +462,11 @@ def make_sft(bench: Bench, seed: int, name: str, variant: str) -> dict:
         bench.exam.unasked(chats),
         replace(config, seed=seed),
         lora=choice,
-        **bench.run(name),
+        **bench.run(name, clock := Clock()),
     )
     if choice is not None:
         lora.merge(tuned.model)
-    return bench.kept(name, tuned)
+    return bench.kept(name, tuned, clock)
 
 
 def make_dpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
@@ -420,17 +478,16 @@ def make_dpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
         choices_of(bench, seed),
         replace(chosen.train, seed=seed),
         **chosen.choices,
-        **bench.run(name),
+        **bench.run(name, clock := Clock()),
     )
-    return bench.kept(name, tuned)
+    return bench.kept(name, tuned, clock)
 
 
 def choices_of(bench: Bench, seed: int, side: str = "seen") -> list:
     """The preferences of one seed."""
-    chosen = bench.chosen.dpo
-    count = chosen.examples["ending"]
+    chosen = bench.chosen
     name = f"benchmark/{seed}"
-    return world_preferences(side, count, name, chosen.paragraphs)
+    return world_preferences(side, chosen.choices, name, chosen.paragraphs)
 
 
 def make_grpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
@@ -447,13 +504,13 @@ def make_grpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
         faster(replace(config, seed=seed), factor),
         group_size=GROUP_SIZE,
         max_new_tokens=measures.NEW_TOKENS,
-        **bench.run(name),
+        **bench.run(name, clock := Clock()),
     )
     seen = {
         what: [round(step[what], 4) for step in tuned.measured]
         for what in ("reward", "length", "equal")
     }
-    return {**bench.kept(name, tuned), "curves": seen}
+    return {**bench.kept(name, tuned, clock), "curves": seen}
 
 
 def faster(config: TrainConfig, factor: float) -> TrainConfig:
@@ -486,7 +543,7 @@ def make_reward(bench: Bench, seed: int, name: str, variant: str) -> dict:
         rewarding.RewardBatches(learned, config.batch_size, seed),
         config,
         loss_function=partial(rewarding.reward_loss, centring=0.01),
-        **bench.run(name),
+        **bench.run(name, clock := Clock()),
     )
     size = config.batch_size
     accuracy = evaluate(
@@ -495,7 +552,8 @@ def make_reward(bench: Bench, seed: int, name: str, variant: str) -> dict:
         len(judged) // size,
         loss_function=rewarding.reward_accuracy,
     )
-    return {**spent(Tuned(model, None, history)), "accuracy": accuracy}
+    tuned = Tuned(model, bench.chat_tokenizer, history)
+    return {**spent(tuned, clock), "accuracy": accuracy}
 
 
 def make_tradeoff(bench: Bench, seed: int, name: str, variant: str) -> dict:
@@ -507,7 +565,7 @@ def make_tradeoff(bench: Bench, seed: int, name: str, variant: str) -> dict:
     every = max(1, config.steps // POINTS)
     points = read_lines(bench.path(name, "points"))
 
-    def watch(step: int, model: GPT, history: Any) -> None:
+    def watch(step: int, model: Any, history: History) -> None:
         if step % every == 0 and all(p["step"] != step for p in points):
             write = in_chat(model, bench.chat_tokenizer)
             found = ended(stories, write)
@@ -521,10 +579,9 @@ def make_tradeoff(bench: Bench, seed: int, name: str, variant: str) -> dict:
         choices_of(bench, seed),
         config,
         **{**chosen.choices, **change},
-        callbacks=[watch],
-        **bench.run(name),
+        **bench.run(name, watch),
     )
-    return {**spent(tuned), "points": points}
+    return {"steps": tuned.history.steps, "points": points}
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -618,12 +675,13 @@ def table(results: Sequence[dict]) -> str:
     for key, words in ROWS.items():
         cells = [cell([m[key] for m in found[name]]) for name in COLUMNS]
         lines.append(f"| {words} | {' | '.join(cells)} |")
-    for name in ("seconds", "steps"):
+    for name in ("processor_seconds", "steps"):
         cells = [
             cell([r[name] for r in results if is_stage(r, column)])
             for column in COLUMNS
         ]
-        lines.append(f"| {name} of training | {' | '.join(cells)} |")
+        words = name.replace("_", " ")
+        lines.append(f"| {words} of training | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -724,8 +782,7 @@ def bench_of(base: Path | None) -> Bench:
         name = base.name
         model = checkpoint.load_model(base / "model.safetensors")
         tokenizer = BPETokenizer.load(base / "tokenizer.json")
-    text = json.dumps(asdict(chosen), sort_keys=True) + weights_hash(model)
-    digest = hashlib.sha256(text.encode()).hexdigest()[: running.HASH_LENGTH]
+    digest = weights_hash(model)[: running.HASH_LENGTH]
     return Bench(name, model.eval(), tokenizer, chosen, FOLDER / digest)
 
 
@@ -748,12 +805,11 @@ def wanted(
 
 def recorded(bench: Bench) -> dict[str, Any]:
     """Everything that is done on this base, and how it was chosen."""
-    files = sorted(bench.folder.glob("*.json"))
     return {
         **surroundings("alignment", ["torch"]),
         "parameters": bench.model.num_parameters(),
         "plan": asdict(bench.chosen),
-        "results": [json.loads(file.read_text("utf-8")) for file in files],
+        "results": bench.results(),
     }
 
 

@@ -40,7 +40,9 @@ def bench(base, tmp_path, monkeypatch):
         lora=run,
         reward=run,
         grpo=run,
+        choices=24,
         problems=16,
+        paragraphs=1,
         asked=4,
         functions=1,
         watched=2,
@@ -107,11 +109,11 @@ def test_a_part_that_was_cut_off_goes_on(bench, monkeypatch, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             other.result("dpo", 0)
     state = checkpoint.load(
-        other.path("dpo-0", "run") / "checkpoint.safetensors"
+        other.path(other.named("dpo", 0), "run") / "checkpoint.safetensors"
     ).state
     assert len(state["history"]["loss"]) == 2
     assert torch.equal(other.tuned("dpo", 0).head_weight, whole)
-    assert not other.path("dpo-0", "run").exists()
+    assert not other.path(other.named("dpo", 0), "run").exists()
 
 
 def test_nothing_that_is_asked_is_learned(bench):
@@ -149,7 +151,7 @@ def stage(part, seed, **measured):
         "part": part,
         "seed": seed,
         "variant": "",
-        "seconds": 1.0,
+        "processor_seconds": 1.0,
         "steps": 2,
         "measured": {**every, **measured},
     }
@@ -211,3 +213,31 @@ def test_an_unknown_name_is_refused_with_those_there_are(wrong, capsys):
     with pytest.raises(SystemExit):
         alignment.main(wrong)
     assert "'poem' is none; expected of" in capsys.readouterr().err
+
+
+def test_a_clock_counts_the_steps_it_saw_and_no_waiting(monkeypatch):
+    clock = alignment.Clock()
+    assert clock.seconds(10) == 0
+    times = iter([7.0, 9.0, 10.0])
+    monkeypatch.setattr(alignment.time, "process_time", lambda: next(times))
+    for step in (4, 5, 6):  # taken up at step 3
+        clock(step, None, None)
+    assert clock.seconds(10) == 15.0
+
+
+def test_a_parts_name_changes_with_what_it_is_made_from_alone(bench):
+    def names(**change):
+        other = replace(bench, chosen=replace(bench.chosen, **change))
+        return {part: other.named(part, 0) for part in alignment.PARTS}
+
+    def renamed(**change):
+        now, then = names(**change), names()
+        return {part for part in now if now[part] != then[part]}
+
+    run = bench.chosen.grpo
+    assert renamed(grpo=replace(run, steps=3)) == {"grpo", "rates"}
+    dpo = replace(bench.chosen.dpo, train=replace(run, steps=3))
+    assert renamed(dpo=dpo) == {"dpo", "tradeoff", "grpo", "rates"}
+    sft = replace(bench.chosen.sft, train=replace(run, steps=3))
+    assert renamed(sft=sft) == {*alignment.PARTS} - {"base"}
+    assert renamed(asked=5) == {*alignment.PARTS}
