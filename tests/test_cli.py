@@ -1,7 +1,9 @@
 """The command: what it prints, where it fails, and with which code."""
 
 import json
+import os
 import re
+import sys
 
 import pytest
 
@@ -162,6 +164,9 @@ def test_a_wrong_evaluation_is_refused_with_the_mend(
         ["train", "out", "--training.steps=x"],
         ["train", "out", "--model.n-embd=10", "--model.n-head=3"],
         ["evaluate"],
+        ["align", "sft"],
+        ["align", "dpo", "out", "--kind=dpo"],
+        ["chat", "--temperature=warm"],
     ],
 )
 def test_a_wrong_command_line_exits_with_2(arguments, capsys):
@@ -175,7 +180,8 @@ def test_help_exits_with_0(capsys):
         cli.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert all(c in shown for c in ("train", "generate", "evaluate", "corpus"))
+    known = ("train", "generate", "align", "chat", "evaluate", "corpus")
+    assert all(f"• {command} " in shown for command in known)
 
 
 def test_an_interruption_exits_with_130(monkeypatch, capsys):
@@ -184,3 +190,14 @@ def test_an_interruption_exits_with_130(monkeypatch, capsys):
 
     monkeypatch.setattr(cli.Tokenize, "run", interrupt)
     assert cli.main(["tokenize", "a"]) == 130
+
+
+def test_nothing_is_said_to_a_reader_who_has_left(monkeypatch, capfd):
+    def leave(self):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli.Tokenize, "run", leave)
+    with open(os.devnull, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        assert cli.main(["tokenize", "a"]) == 1
+    assert capfd.readouterr().err == ""

@@ -333,6 +333,12 @@ def test_wrong_options_are_refused_before_the_first_question(
     assert word in capsys.readouterr().err
 
 
+def test_without_an_input_the_mend_is_named(ona, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert cli.main(["chat", ona]) == 1
+    assert "Ask with --message" in capsys.readouterr().err
+
+
 def events(monkeypatch, *happenings):
     """Let ``input()`` return texts and raise errors, in this order."""
     left = iter(happenings)

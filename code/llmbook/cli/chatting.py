@@ -224,6 +224,8 @@ class Chat:
         if self.message is not None:
             speak(talk, talk.prompt(self.message))
             return ""
+        if sys.stdin is None:
+            raise ValueError("the input is closed. Ask with --message TEXT.")
         sys.stdin.reconfigure(errors="replace")
         if sys.stdin.isatty() and sys.stdout.isatty():
             size = sum(p.numel() for p in model.parameters())
