@@ -9,9 +9,9 @@ and what is asked do not. Beside the chain: ``lora`` (adapters, as many
 steps), ``reward`` (a reward model), ``tradeoff`` (kind endings against
 malformed stories on the way of DPO, other settings beside the recipe's) and
 ``rates`` (GRPO with larger steps). Every part is kept when it is done, and
-training at its checkpoints, so that a run that was cut off goes on. Parts
-share nothing but what they start from: give some of them, or seeds, to
-several processes, and let the last call record all.
+training at its checkpoints, so that a run that was cut off goes on; parts
+and seeds can be made one by one, and the last call records all. Each seed
+and each curve has a process with one thread.
 
 Sums are asked twice: problems that are new but whose sums training met, and
 problems with sums that it never met. Endings are drawn at temperature 1.
@@ -22,13 +22,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -786,21 +789,52 @@ def bench_of(base: Path | None) -> Bench:
     return Bench(name, model.eval(), tokenizer, chosen, FOLDER / digest)
 
 
+Job = tuple[str, int, str]  # a part, a seed, a variant
+
+
 def wanted(
     parts: Sequence[str], seeds: Sequence[int], variants: Sequence[str]
-) -> list[tuple[str, int, str]]:
-    """The parts to make, in order: curves at the first seed alone."""
-    found = [("base", 0, "")] if "base" in parts else []
-    for seed in seeds:
-        found += [(part, seed, "") for part in CHAIN if part in parts]
-    for part, names in VARIANTS.items():
-        if part in parts:
-            found += [
-                (part, seeds[0], name)
-                for name in names
-                if not variants or name in variants
-            ]
-    return found
+) -> tuple[list[list[Job]], list[list[Job]]]:
+    """What to make: a list of jobs a seed, and then one a curve.
+
+    What stands in one list is made in its order; the lists of one kind
+    may be made side by side. Curves are of the first seed alone.
+    """
+    chains = [
+        [(part, seed, "") for part in CHAIN if part in parts] for seed in seeds
+    ]
+    if "base" in parts:
+        chains[0].insert(0, ("base", 0, ""))
+    curves = [
+        [(part, seeds[0], name)]
+        for part, names in VARIANTS.items()
+        if part in parts
+        for name in names
+        if not variants or name in variants
+    ]
+    return chains, curves
+
+
+def made(base: Path | None, jobs: Sequence[Job]) -> None:
+    """Make some parts, one after the other, on one thread."""
+    torch.set_num_threads(1)
+    running.keep_freed_memory()
+    bench = bench_of(base)
+    for job in jobs:
+        bench.result(*job)
+
+
+def make_all(
+    base: Path | None, lists: Sequence[Sequence[Job]], workers: int
+) -> None:
+    """Make lists of parts, ``workers`` of them at once."""
+    if min(workers, len(lists)) < 2:
+        for jobs in lists:
+            made(base, jobs)
+        return
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        list(pool.map(partial(made, base), lists))
 
 
 def recorded(bench: Bench) -> dict[str, Any]:
@@ -837,7 +871,12 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="model.safetensors and tokenizer.json to start "
         "from; default: the running model",
     )
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes, each with one thread",
+    )
     parser.add_argument("--record", action="store_true", help=str(RECORD))
     options = parser.parse_args(arguments)
     known = {*TRADEOFFS, *RATES}
@@ -853,11 +892,10 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the parts, print what came out, and keep it if asked to."""
     options = options_of(arguments)
-    torch.set_num_threads(options.threads)
-    running.keep_freed_memory()
+    parts = options.parts or PARTS
+    for lists in wanted(parts, options.seeds, options.variants):
+        make_all(options.base, lists, options.workers)
     bench = bench_of(options.base)
-    for job in wanted(options.parts or PARTS, options.seeds, options.variants):
-        bench.result(*job)
     found = recorded(bench)
     print(report(found["results"]))
     if options.record:

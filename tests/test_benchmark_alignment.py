@@ -54,7 +54,11 @@ def bench(base, tmp_path, monkeypatch):
     return made
 
 
-COMMAND = ["--seeds", "0", "1", "--variants", "beta 0.5", "3 times"]
+COMMAND = [
+    *("--seeds", "0", "1"),
+    *("--variants", "beta 0.5", "3 times"),
+    *("--workers", "1"),
+]
 
 
 @pytest.mark.slow
