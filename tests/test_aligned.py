@@ -117,21 +117,24 @@ def test_an_interrupted_stage_is_taken_up_and_ends_as_the_whole_one(
     tune = {"sft": "fine_tune", "dpo": "prefer"}[stage]
     honest = getattr(aligned, tune)
 
+    steps = []
+
     def cut(*arguments, **options):
         def power_cut(step, model, history):
-            if step == 5:
+            steps.append(step)
+            if steps == [0, 1, 2, 3, 4, 5]:
                 raise KeyboardInterrupt
 
         return honest(*arguments, callbacks=[power_cut], **options)
 
     monkeypatch.setenv(running.FOLDER_VARIABLE, str(tmp_path))
-    with monkeypatch.context() as patch:
-        patch.setattr(aligned, tune, cut)
-        with pytest.raises(KeyboardInterrupt):
-            aligned.load_aligned(stage, progress=False)
+    monkeypatch.setattr(aligned, tune, cut)
+    with pytest.raises(KeyboardInterrupt):
+        aligned.load_aligned(stage, progress=False)
     folder = tmp_path / aligned.fingerprint(stage)
     assert not (folder / aligned.RESULT_NAME).exists()
     resumed = aligned.load_aligned(stage, progress=False)
+    assert steps == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8]  # from a checkpoint
     same_weights(whole.model, resumed.model)
     assert resumed.history.loss == whole.history.loss
     assert sorted(file.name for file in folder.iterdir()) == [

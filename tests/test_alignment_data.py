@@ -100,8 +100,10 @@ def test_looking_for_something_new_has_an_end():
     rows = itertools.cycle([exchange("Who hums?", "Ona.")])
     with pytest.raises(ValueError, match="the world has 1"):
         distinct(rows, 2, "prompts")
-    late = [*itertools.islice(rows, PATIENCE), exchange("Who naps?", "Tam.")]
-    assert len(distinct(late, 2, "prompts")) == 2
+    same = list(itertools.islice(rows, PATIENCE))
+    late = [exchange("Who naps?", "Tam."), exchange("Who swims?", "Bo.")]
+    found = distinct([*same, late[0], *same[1:], late[1]], 3, "")
+    assert found == [same[0], *late]
 
 
 def test_an_unknown_kind_names_the_known_ones():
