@@ -14,7 +14,8 @@ and seeds can be made one by one, and the last call records all. Each seed
 and each curve has a process with one thread.
 
 Sums are asked twice: problems that are new but whose sums training met, and
-problems with sums that it never met. Endings are drawn at temperature 1.
+problems with sums that it never met. Endings are drawn at temperature 1, but
+where the table says greedy.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ SAMPLES = 4  # answers to a sum when the reward is sampled
 DRAW_SEED = 1
 POINTS = 8  # of a curve of trade-offs
 GROUP_SIZE = 8
+GREEDY = ("kind", "malformed")  # of endings that are not drawn, too
 LABELS = 16  # tokens that the corpus has around a prompt, at most
 
 
@@ -285,6 +287,8 @@ def measured(
         right = measures.judged("sum", rows, drawn)
         found[f"{name}_sampled"] = mean(right)
     found |= ended(exam.stories, write)
+    greedy = ended(exam.stories, write, temperature=0.0)
+    found |= {f"{name}_greedy": greedy[name] for name in GREEDY}
     found["facts"] = measures.facts_cloze(model, tokenizer).share
     found["loss"] = measures.forgetting(model, tokenizer, exam.documents)
     return found
@@ -295,9 +299,12 @@ def mean(values: Sequence[float]) -> float:
     return statistics.fmean(values) if values else 0.0
 
 
-def ended(stories: Sequence, write: Writer) -> dict[str, float]:
+def ended(
+    stories: Sequence, write: Writer, temperature: float = 1.0
+) -> dict[str, float]:
     """The shares of tempers among endings, and of malformed stories."""
-    replies = write("ending", stories, temperature=1.0, seed=DRAW_SEED)
+    choices = {"temperature": temperature, "seed": DRAW_SEED}
+    replies = write("ending", stories, **choices)
     texts = [story[-1]["content"] for story in stories]
     found = measures.judged_endings(texts, replies)
     names = ("kind", "unkind", "neither", "malformed")
@@ -625,6 +632,8 @@ ROWS = {
     "unkind": "unkind endings",
     "neither": "endings that are no line of the world",
     "malformed": "stories malformed, strictly",
+    "kind_greedy": "kind endings, greedy",
+    "malformed_greedy": "stories malformed, greedy",
     "loss": "held-out documents, nats a token",
 }
 # What the book set out to reach: row, column, and at least or at most what.
