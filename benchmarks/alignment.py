@@ -146,7 +146,7 @@ TRADEOFFS: dict[str, dict[str, float]] = {
     "steps 10 times larger": {"rate": 10},
     "steps 3 times smaller": {"rate": 1 / 3},
     "no SFT term": {"sft": 0.0},
-    "SFT term 1": {"sft": 1.0},
+    "SFT term 0.2": {"sft": 0.2},
     "beta 0.5": {"beta": 0.5},
     "beta 0.02": {"beta": 0.02},
 }

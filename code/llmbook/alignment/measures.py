@@ -210,8 +210,7 @@ def replies_to(
 ) -> list[str]:
     """The model's answers, written :data:`ROWS` at once.
 
-    Prompts of like lengths are answered together; what is drawn does not
-    depend on that, nor on how many are asked.
+    With a seed, what is drawn does not depend on how many that are.
     """
     prompts = [asked(chat) for chat in chats]
     replies: list[str] = []
@@ -339,8 +338,8 @@ def endings(
     Args:
         preferences: the stories, as preferences or as conversations; those
             that leave no room for an ending are left out.
-        temperature: with 1 as the model has learned it, so that the share
-            of kind endings is its probability of one.
+        temperature: with 1 the share of kind endings is the model's
+            probability of one.
         seed, samples, max_new_tokens: as in :func:`accuracy`.
 
     Raises:
