@@ -125,12 +125,20 @@ def test_later_replies_are_given_in_the_light_of_what_was_said():
     model = untaught(3, context_length=4 * T)
     talk = Talk(model, TOKENIZER, system="Hum.", temperature=0)
     for question in ("Who?", "Ona?"):
-        said(talk, question)
+        reply = said(talk, question)
+        assert talk.messages[-1] == {"role": "assistant", "content": reply}
     roles = [message["role"] for message in talk.messages]
     assert roles == ["system", *["user", "assistant"] * 2]
     chat = [*talk.messages, by_user("a")]
     expected = answer(model, TOKENIZER, [chat], T, temperature=0)
     assert [said(talk, "a")] == expected
+
+
+def test_of_a_reply_that_was_stopped_what_was_shown_counts_as_said():
+    talk = Talk(parrot("né日"), TOKENIZER, temperature=0)
+    reply = talk.reply(talk.prompt("Who?"))
+    assert next(reply) + next(reply) == "né"
+    assert talk.messages[-1]["content"] == "né"
 
 
 @pytest.mark.parametrize("end", ["<|end|>", "<|user|>", "<|endoftext|>"])
@@ -394,7 +402,7 @@ class Terminal:
             stderr=inside,
             pass_fds=[gate],
             start_new_session=True,
-            env={**os.environ, "TERM": "dumb"},
+            env={**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": ""},
         )
         os.close(inside)
         os.close(gate)

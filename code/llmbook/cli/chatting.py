@@ -18,7 +18,6 @@ from llmbook.aligned import load_aligned
 from llmbook.alignment import chat
 from llmbook.alignment.chat import (
     ASSISTANT,
-    CHAT_TOKENS,
     ROLE_TOKENS,
     SYSTEM,
     USER,
@@ -28,7 +27,7 @@ from llmbook.model import GPT
 from llmbook.sampling import sample, stream
 from llmbook.tokenizer import Tokenizer
 
-from .models import read_model
+from .models import read_chat_model
 from .notes import note
 
 STAGE = "dpo"  # of the book's own model
@@ -240,13 +239,7 @@ class Chat:
         if self.model is None:
             own = load_aligned(STAGE)
             return "The book's aligned model", own.model, own.tokenizer
-        model, tokenizer = read_model(self.model)
-        if CHAT_TOKENS - tokenizer.special_tokens.keys():
-            raise ValueError(
-                f"{self.model} holds a model without chat tokens: it goes on "
-                "with a text and answers nobody. Teach it to answer: "
-                f"llmbook align sft OUT --model {self.model}"
-            )
+        model, tokenizer = read_chat_model(self.model)
         return Path(self.model).resolve().name, model, tokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmbook import runtime
+from llmbook.alignment import CHAT_TOKENS
 from llmbook.evaluation.loading import read_trained
 from llmbook.hub import (
     CONFIG,
@@ -35,6 +36,22 @@ def read_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
     else:
         raise ValueError(_why_not(folder))
     return model.to(runtime.best_device()), tokenizer
+
+
+def read_chat_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
+    """A model that has learned to answer, as :func:`read_model` finds it.
+
+    Raises:
+        ValueError: it has not, or as there.
+    """
+    model, tokenizer = read_model(name_or_dir)
+    if set(CHAT_TOKENS) - set(tokenizer.special_tokens):
+        raise ValueError(
+            f"{name_or_dir} holds a model without chat tokens: it goes on "
+            "with a text and answers nobody. Teach it to answer first: "
+            f"llmbook align sft OUT --model {name_or_dir}"
+        )
+    return model, tokenizer
 
 
 def _why_not(folder: Path) -> str:
