@@ -48,6 +48,7 @@ RECORDED = (
     "evaluation",
     "sandbox",
     "tricks",
+    "alignment",
 )
 
 

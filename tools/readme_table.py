@@ -58,7 +58,7 @@ def table(runs: dict, repository: str) -> str:
         f"{HEAD}{''.join(rows)}\n"
         f"Measured on {last['date']} at the `{last['budget']}` budget on "
         f"{last['machine']}: {total:.0f} minutes for all, beside the running "
-        "model that `make book` trains first.\n"
+        "model and its aligned stages, which `make book` trains first.\n"
     )
 
 
