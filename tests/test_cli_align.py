@@ -9,12 +9,14 @@ from torch.testing import assert_close
 
 from llmbook import checkpoint, cli, hub, lora
 from llmbook.alignment import (
+    LoRAChoice,
     answer,
     fine_tune,
     grow_vocabulary,
     read_chats,
     with_chat_tokens,
 )
+from llmbook.alignment.grpo import RECIPES
 from llmbook.cli import aligning
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.evaluation.loading import read_trained
@@ -152,6 +154,44 @@ def test_grpo_keeps_what_each_step_measured(place, capsys):
     assert {"reward", "length", "kl"} <= record["measured"][0].keys()
 
 
+@pytest.mark.parametrize(
+    ("stage", "name", "options", "expected"),
+    [
+        ("sft", "fine_tune", ["--lora-rank=3"], {"lora": LoRAChoice(rank=3)}),
+        (
+            "dpo",
+            "prefer",
+            ["--beta=0.3", "--kind=robust", "--label-smoothing=.1", "--sft=2"],
+            {"beta": 0.3, "kind": "robust", "label_smoothing": 0.1, "sft": 2},
+        ),
+        (
+            "grpo",
+            "reinforce",
+            ["--recipe=dapo", "--kl=.5", "--group-size=3"],
+            {
+                "recipe": RECIPES["dapo"]._replace(kl_weight=0.5),
+                "group_size": 3,
+                "max_new_tokens": 64,
+            },
+        ),
+        ("grpo", "reinforce", [], {"recipe": RECIPES["dr_grpo"]}),
+    ],
+)
+def test_options_reach_the_front_end(
+    place, tmp_path, monkeypatch, stage, name, options, expected
+):
+    given = {}
+
+    def front_end(*arguments, **options):
+        given.update(options)
+        raise ValueError("that is all we want to know")
+
+    monkeypatch.setattr(aligning, name, front_end)
+    assert align(place, stage, tmp_path, *options) == 1
+    assert expected.items() <= given.items()
+    assert given["config"] == CONFIG and not given["resume"]
+
+
 def test_adapters_are_merged_and_kept_by_themselves_too(place):
     out = place / "lora"
     options = ["--lora-rank=2", "--training.optimizer=muon"]
@@ -199,19 +239,20 @@ def test_a_gpt2_of_hugging_face_learns_to_answer(place, tmp_path, capsys):
     assert cli.main(["generate", str(tmp_path / "dpo"), "Who"]) == 0
 
 
-def stopped_after(monkeypatch, name, steps):
-    """Let a front end be interrupted, as by Ctrl-C."""
-
-    def interrupt(step, model, history):
-        if step == steps:
-            raise KeyboardInterrupt
-
+def watched(monkeypatch, name, callback):
+    """Let a front end call back after each step."""
     front_end = getattr(aligning, name)
 
-    def stopping(*arguments, **options):
-        return front_end(*arguments, callbacks=[interrupt], **options)
+    def calling(*arguments, **options):
+        return front_end(*arguments, callbacks=[callback], **options)
 
-    monkeypatch.setattr(aligning, name, stopping)
+    monkeypatch.setattr(aligning, name, calling)
+
+
+def stop_after_three(step, model, history):
+    """As Ctrl-C would; the last checkpoint is of the second step."""
+    if step == 3:
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -228,7 +269,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert align(place, stage, whole, *options) == 0
     with monkeypatch.context() as patch:
-        stopped_after(patch, name, 3)
+        watched(patch, name, stop_after_three)
         assert align(place, stage, out, *options) == 130
     assert "--resume goes on from here" in capsys.readouterr().err
     assert cli.main(["chat", str(out)]) == 1
@@ -237,8 +278,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(
     assert "Go on with it by --resume" in capsys.readouterr().err
     other = [*options, "--training.seed=5", "--resume"]
     assert align(place, stage, out, *other) == 1
-    assert "a resumed run must be the same run" in capsys.readouterr().err
+    assert "had training.seed=0 and this one has 5" in capsys.readouterr().err
+    taken = []
+    watched(monkeypatch, name, lambda step, *_: taken.append(step))
     assert align(place, stage, out, *options, "--resume") == 0
+    assert taken == [3, 4, 5, 6]
     assert_close(weights(out), weights(whole), atol=0, rtol=0)
     records = [
         json.loads((folder / "run.json").read_text())
@@ -254,7 +298,7 @@ def test_a_run_does_not_go_on_from_another_model(
 ):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        stopped_after(patch, "prefer", 3)
+        watched(patch, "prefer", stop_after_three)
         assert align(place, "dpo", out) == 130
     model, tokenizer = read_trained(place / "sft")
     with torch.no_grad():

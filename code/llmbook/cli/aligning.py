@@ -194,7 +194,7 @@ class GRPO(Stage):
             steps=runtime.pick(smoke=3, quick=60, laptop=400),
             batch_size=8,
             optimizer="adamw",
-            rate=5e-4,
+            rate=2e-4,
         )
     )
     problems: Literal["sum", "function"] = "sum"

@@ -70,11 +70,11 @@ def begin(out: Path, settings: dict[str, Any], names: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder's run had other settings.
     """
-    settings = json.loads(json.dumps(settings))  # tuples become lists
     if (out / CHECKPOINT_NAME).is_file():
-        before = read_json(out / RECORD)["settings"]
-        for name in sorted(before.keys() | settings.keys()):
-            old, new = before.get(name), settings.get(name)
+        before = flat(read_json(out / RECORD)["settings"])
+        now = flat(json.loads(json.dumps(settings)))
+        for name in sorted(before.keys() | now.keys()):
+            old, new = before.get(name), now.get(name)
             if old != new:
                 raise ValueError(
                     f"the run in {out} had {name}={old!r} and this one has "
@@ -82,6 +82,21 @@ def begin(out: Path, settings: dict[str, Any], names: dict[str, Any]) -> None:
                     "old value, or start anew in another folder."
                 )
     write_record(out, {**names, "settings": settings})
+
+
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by the names that the command line has for them.
+
+    >>> flat({"beta": 0.1, "training": {"steps": 5}})
+    {'beta': 0.1, 'training.steps': 5}
+    """
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            named |= {f"{name}.{inner}": v for inner, v in value.items()}
+        else:
+            named[name] = value
+    return named
 
 
 def finish(
