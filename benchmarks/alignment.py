@@ -115,7 +115,7 @@ def plan() -> Plan:
         paragraphs=dpo.paragraphs,
         lora=run_of(sft.train.steps, 8, "adamw", 5e-3),
         reward=run_of(pick(smoke=4, quick=120), 8, "adamw", 5e-4),
-        grpo=run_of(pick(smoke=3, quick=240), 8, "adamw", 2e-4),
+        grpo=run_of(pick(smoke=3, quick=240), 8, "adamw", 1e-4),
         problems=pick(smoke=40, quick=2_000),
         asked=pick(smoke=6, quick=200),
         functions=pick(smoke=2, quick=100),
