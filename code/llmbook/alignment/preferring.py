@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
-from llmbook.train import Callback, train
+from llmbook.train import train
 
 from .data import Choice, encode_preference
-from .dpo import BETA, PreferenceBatches, preference_loss
+from .dpo import PreferenceBatches, preference_loss
 from .sequences import preference_logprobs
 from .sft import LoRAChoice, Tuned, check_some, data_seed, prepared
 from .vocabulary import with_chat_tokens
+
+RUN = ("run_dir", "resume", "callbacks", "progress")  # options of train()
 
 
 def prefer(
@@ -24,17 +26,9 @@ def prefer(
     preferences: Sequence[Choice],
     config: TrainConfig,
     *,
-    beta: float = BETA,
-    kind: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    per: str = "answer",
-    sft: float = 0.0,
     lora: LoRAChoice | None = None,
-    validation: Sequence[Choice] | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    progress: bool = True,
+    validation: Sequence[Choice] = (),
+    **options: Any,
 ) -> Tuned:
     """Teach ``model`` to prefer the chosen replies, by DPO or its kin.
 
@@ -42,43 +36,37 @@ def prefer(
     thinks of all replies is asked once, before the first step.
 
     Args:
-        beta, kind, label_smoothing, per, sft: as in
-            :func:`~llmbook.alignment.dpo.preference_outcome`.
         lora: train adapters alone, with AdamW.
         validation: preferences that the loss is also measured on.
-        run_dir, resume, callbacks, progress: as in
-            :func:`llmbook.train.train`.
+        options: of the loss, ``beta``, ``kind``, ``label_smoothing``,
+            ``per`` and ``sft``, as in
+            :func:`~llmbook.alignment.dpo.preference_outcome`; and of the
+            run, as in :func:`~llmbook.alignment.sft.fine_tune`.
 
     Raises:
-        ValueError: as in :func:`~llmbook.alignment.sft.fine_tune`; a choice
-            is none.
+        ValueError: as in ``fine_tune``; an option of the loss is none.
     """
+    run = options_of_run(options)
     tokenizer = with_chat_tokens(tokenizer)
     tuned = prepared(model, tokenizer, config, lora)
     batches, left_out = choice_batches(tuned, tokenizer, preferences, config)
-    judged = None
-    if validation is not None:
-        judged, _ = choice_batches(tuned, tokenizer, validation, config)
-    loss = partial(
-        preference_loss,
-        beta=beta,
-        kind=kind,
-        label_smoothing=label_smoothing,
-        per=per,
-        sft=sft,
-    )
-    history = train(
-        tuned,
-        batches,
-        config,
-        validation=judged,
-        run_dir=run_dir,
-        resume=resume,
-        callbacks=callbacks,
-        progress=progress,
-        loss_function=loss,
-    )
+    if validation:
+        run["validation"], _ = choice_batches(
+            tuned, tokenizer, validation, config
+        )
+    loss = partial(preference_loss, **options)
+    history = train(tuned, batches, config, loss_function=loss, **run)
     return Tuned(tuned.eval(), tokenizer, history, left_out)
+
+
+def options_of_run(options: dict[str, Any]) -> dict[str, Any]:
+    """Take from ``options`` those that the training loop is told.
+
+    >>> options = {"beta": 0.1, "progress": False}
+    >>> options_of_run(options), options
+    ({'progress': False}, {'beta': 0.1})
+    """
+    return {name: options.pop(name) for name in RUN if name in options}
 
 
 def choice_batches(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from llmbook.train import CHECKPOINT_NAME, Callback, History, train
 from .chat import encode
 from .data import Problem
 from .grpo import RECIPES, GroupLoss, PromptBatches, Recipe, RewardFunction
+from .preferring import options_of_run
 from .sft import LoRAChoice, Tuned, check_some, data_seed, prepared
 from .verifiers import verifier
 from .vocabulary import with_chat_tokens
@@ -26,78 +30,100 @@ MEASURED_NAME = "measured.jsonl"  # beside the checkpoint, a line a step
 OnStep = Callable[[int, dict[str, float]], None]
 
 
+@dataclass(frozen=True)
+class Practice:
+    """How a model practises.
+
+    Args:
+        reward: from the problems' numbers and the answers' ids to a number
+            each; :func:`~llmbook.alignment.verifiers.verifier` for None.
+        recipe: one of :data:`~llmbook.alignment.grpo.RECIPES` by its name,
+            or your own.
+        group_size: answers to each problem.
+        max_new_tokens: the most tokens of an answer.
+        updates: steps that learn from the same answers.
+        reference: what KL is measured to; for None the model that practice
+            begins with.
+    """
+
+    reward: RewardFunction | None = None
+    recipe: str | Recipe = "dr_grpo"
+    group_size: int = 8
+    max_new_tokens: int = 64
+    updates: int = 1
+    reference: GPT | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str) and self.recipe not in RECIPES:
+            raise ValueError(
+                f"recipe is {self.recipe!r}; expected one of "
+                f"{', '.join(RECIPES)}, or a grpo.Recipe."
+            )
+
+
 def reinforce(
     model: GPT,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     config: TrainConfig,
     *,
-    reward: RewardFunction | None = None,
-    recipe: str | Recipe = "dr_grpo",
-    group_size: int = 8,
-    max_new_tokens: int = 64,
-    updates: int = 1,
-    reference: GPT | None = None,
     lora: LoRAChoice | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
     on_step: OnStep | None = None,
-    progress: bool = True,
+    **options: Any,
 ) -> Tuned:
     """Let ``model`` answer, and repeat what was rewarded, with GRPO.
 
     The model that is given stays as it is.
 
     Args:
-        problems: what is asked; ``config.batch_size`` of them in a step.
-        reward: from problems' numbers and answers' ids to a number each;
-            :func:`~llmbook.alignment.verifiers.verifier` by default.
-        recipe: a name in :data:`~llmbook.alignment.grpo.RECIPES`, or your
-            own.
-        group_size: answers to each problem.
-        max_new_tokens: the most tokens of an answer.
-        updates: steps that learn from the same answers.
-        reference: what KL is measured to; the model given by default.
-        on_step: called after each step with its number and what it
-            measured.
+        problems: what is asked, ``config.batch_size`` of them in a step.
         lora: train adapters alone, with AdamW.
-        run_dir, resume, callbacks, progress: as in
-            :func:`llmbook.train.train`.
+        on_step: called after each step with its number and what was
+            measured in it.
+        options: of :class:`Practice`; and of the run, as in
+            :func:`~llmbook.alignment.sft.fine_tune`.
 
     Raises:
-        ValueError: as in :func:`~llmbook.alignment.sft.fine_tune`; the
-            recipe is unknown; gradients are to be accumulated.
+        ValueError: as in ``fine_tune``; the recipe is unknown.
     """
-    check_choices(recipe, config)
+    run = options_of_run(options)
+    how = Practice(**options)
+    check_one_batch(config)
     tokenizer = with_chat_tokens(tokenizer)
     tuned = prepared(model, tokenizer, config, lora)
-    numbers, prompts = fitting(tuned, tokenizer, problems, max_new_tokens)
-    rewarded = reward or verifier(problems, tokenizer)
-    chosen = RECIPES[recipe] if isinstance(recipe, str) else recipe
-    if chosen.kl_weight and reference is None:
-        reference = prepared(model, tokenizer, config)
-    loss = GroupLoss(
-        lambda rows, ids: rewarded([numbers[row] for row in rows], ids),
-        group_size=group_size,
-        max_new_tokens=max_new_tokens,
+    fits = fitting(tuned, tokenizer, problems, how.max_new_tokens)
+    loss = group_loss(tuned, tokenizer, problems, list(fits), how)
+    kept = MeasuredLoss(loss, run.get("run_dir"), run.get("resume", False))
+    run["callbacks"] = [*telling(on_step, kept), *run.get("callbacks", ())]
+    size, seed = config.batch_size, data_seed(config)
+    batches = PromptBatches(list(fits.values()), size, seed, how.updates)
+    history = train(tuned, batches, config, loss_function=kept, **run)
+    left_out = len(problems) - len(fits)
+    return Tuned(tuned.eval(), tokenizer, history, left_out, kept.measured)
+
+
+def group_loss(
+    model: GPT,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    numbers: Sequence[int],
+    how: Practice,
+) -> GroupLoss:
+    """GRPO's loss for prompts that are the problems of these ``numbers``."""
+    reward = how.reward or verifier(problems, tokenizer)
+    named = isinstance(how.recipe, str)
+    recipe = RECIPES[how.recipe] if named else how.recipe
+    reference = how.reference
+    if recipe.kl_weight and reference is None:
+        reference = copy.deepcopy(model)
+    return GroupLoss(
+        lambda rows, ids: reward([numbers[row] for row in rows], ids),
+        group_size=how.group_size,
+        max_new_tokens=how.max_new_tokens,
         stop_tokens=list(tokenizer.special_tokens.values()),
-        recipe=chosen,
+        recipe=recipe,
         reference=reference,
     )
-    kept = MeasuredLoss(loss, run_dir, steps_done(run_dir) if resume else 0)
-    history = train(
-        tuned,
-        PromptBatches(prompts, config.batch_size, data_seed(config), updates),
-        config,
-        run_dir=run_dir,
-        resume=resume,
-        callbacks=[*telling(on_step, kept), *callbacks],
-        progress=progress,
-        loss_function=kept,
-    )
-    left_out = len(problems) - len(prompts)
-    return Tuned(tuned.eval(), tokenizer, history, left_out, kept.measured)
 
 
 def fitting(
@@ -105,13 +131,13 @@ def fitting(
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
     max_new_tokens: int,
-) -> tuple[list[int], list[list[int]]]:
-    """The problems that leave room for an answer: numbers and prompts."""
+) -> dict[int, list[int]]:
+    """Prompts that leave room for an answer, by their problems' numbers."""
     room = model.config.context_length - max_new_tokens
     encoded = [encode(tokenizer, p.messages, prompt=True) for p in problems]
     fits = {n: e.ids for n, e in enumerate(encoded) if len(e.ids) <= room}
     check_some(list(fits), problems, model.config.context_length)
-    return list(fits), list(fits.values())
+    return fits
 
 
 class MeasuredLoss:
@@ -123,18 +149,19 @@ class MeasuredLoss:
     Args:
         loss: measures at each call, which is one step.
         run_dir: the checkpoint's folder, or None.
-        done: steps that the checkpoint has behind it; what a run that was
-            cut off measured after them is forgotten.
+        resume: whether the run goes on from the checkpoint; what it
+            measured after that is forgotten.
     """
 
     def __init__(
-        self, loss: GroupLoss, run_dir: str | Path | None, done: int
+        self, loss: GroupLoss, run_dir: str | Path | None, resume: bool
     ) -> None:
         self.loss = loss
         self.measured: list[dict[str, float]] = []
         self.file = None if run_dir is None else Path(run_dir) / MEASURED_NAME
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            done = steps_done(self.file.parent) if resume else 0
             lines = self.file.read_text().split("\n")[:done] if done else []
             self.file.write_text("".join(f"{line}\n" for line in lines))
             self.measured = [json.loads(line) for line in lines]
@@ -148,12 +175,12 @@ class MeasuredLoss:
         return value
 
 
-def steps_done(run_dir: str | Path | None) -> int:
+def steps_done(run_dir: Path) -> int:
     """The steps behind a folder's checkpoint; 0 where there is none."""
-    if run_dir is None or not (Path(run_dir) / CHECKPOINT_NAME).exists():
+    file = run_dir / CHECKPOINT_NAME
+    if not file.exists():
         return 0
-    state = checkpoint.load(Path(run_dir) / CHECKPOINT_NAME).state
-    return History.from_dict(state["history"]).steps
+    return len(checkpoint.load(file).state["history"]["loss"])
 
 
 def telling(on_step: OnStep | None, kept: MeasuredLoss) -> list[Callback]:
@@ -166,16 +193,11 @@ def telling(on_step: OnStep | None, kept: MeasuredLoss) -> list[Callback]:
     return [] if on_step is None else [tell]
 
 
-def check_choices(recipe: str | Recipe, config: TrainConfig) -> None:
-    """Refuse a recipe without a name here, and accumulated gradients.
+def check_one_batch(config: TrainConfig) -> None:
+    """Refuse to add up gradients over several batches.
 
-    >>> check_choices("dapo", TrainConfig())
+    >>> check_one_batch(TrainConfig(accumulate=1))
     """
-    if isinstance(recipe, str) and recipe not in RECIPES:
-        raise ValueError(
-            f"recipe is {recipe!r}; expected one of {', '.join(RECIPES)}, or "
-            "a grpo.Recipe."
-        )
     if config.accumulate != 1:
         raise ValueError(
             f"accumulate is {config.accumulate}; expected 1: a step learns "

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,7 +19,7 @@ from llmbook import runtime
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
-from llmbook.train import Callback, History, train
+from llmbook.train import History, train
 
 from .chat import Conversation, control_ids, encode_example
 from .packing import PackedChats, packed_loss
@@ -64,11 +64,8 @@ def fine_tune(
     config: TrainConfig,
     *,
     lora: LoRAChoice | None = None,
-    validation: Sequence[Conversation] | None = None,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
-    callbacks: Sequence[Callback] = (),
-    progress: bool = True,
+    validation: Sequence[Conversation] = (),
+    **run: Any,
 ) -> Tuned:
     """Teach ``model`` the assistant's turns of ``conversations``.
 
@@ -78,7 +75,7 @@ def fine_tune(
         lora: train adapters alone, with AdamW; merge them afterwards with
             :func:`llmbook.lora.merge`, or save them with ``lora.save``.
         validation: conversations that the loss is also measured on.
-        run_dir, resume, callbacks, progress: as in
+        run: ``run_dir``, ``resume``, ``callbacks``, ``progress``, as in
             :func:`llmbook.train.train`.
 
     Raises:
@@ -88,20 +85,12 @@ def fine_tune(
     tokenizer = with_chat_tokens(tokenizer)
     tuned = prepared(model, tokenizer, config, lora)
     batches, left_out = chat_batches(tuned, tokenizer, conversations, config)
-    judged = None
-    if validation is not None:
-        judged, _ = chat_batches(tuned, tokenizer, validation, config)
-    history = train(
-        tuned,
-        batches,
-        config,
-        validation=judged,
-        run_dir=run_dir,
-        resume=resume,
-        callbacks=callbacks,
-        progress=progress,
-        loss_function=partial(packed_loss, end_of_text=tokenizer.end_of_text),
-    )
+    if validation:
+        run["validation"], _ = chat_batches(
+            tuned, tokenizer, validation, config
+        )
+    loss = partial(packed_loss, end_of_text=tokenizer.end_of_text)
+    history = train(tuned, batches, config, loss_function=loss, **run)
     return Tuned(tuned.eval(), tokenizer, history, left_out)
 
 
