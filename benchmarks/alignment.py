@@ -821,7 +821,7 @@ def wanted(
         for name in names
         if not variants or name in variants
     ]
-    return chains, curves
+    return [jobs for jobs in chains if jobs], curves
 
 
 def made(base: Path | None, jobs: Sequence[Job]) -> None:
