@@ -4,6 +4,13 @@
 learned, :mod:`.vocabulary` makes room for its control tokens,
 :mod:`.packing` lays conversations into rows, :mod:`.export` hands the whole
 to Hugging Face's libraries.
+
+:func:`fine_tune` learns from answers, :func:`prefer` from which of two is
+better (:mod:`.dpo`; a model of rewards is in :mod:`.reward`), and
+:func:`reinforce` from checks (:mod:`.verifiers`, :mod:`.grpo`); all by the
+loop of :func:`llmbook.train.train`. :mod:`.data` cuts what they learn from
+out of the world, :mod:`.readers` reads a user's own, and :mod:`.measures`
+says what came of it.
 """
 
 from __future__ import annotations
@@ -37,6 +44,15 @@ from .data import (
     world_problems,
 )
 from .export import jinja_template, save_chat_model
+from .grpo import RECIPES
+from .measures import (
+    accuracy,
+    answered_right,
+    endings,
+    facts_cloze,
+    forgetting,
+    temper,
+)
 from .packing import (
     IGNORED,
     PackedChats,
@@ -49,6 +65,7 @@ from .preferring import prefer
 from .readers import read_chats, read_preferences, read_problems
 from .reinforcing import reinforce
 from .sft import LoRAChoice, Tuned, fine_tune
+from .verifiers import sum_reward, verifier
 from .vocabulary import grow_vocabulary, with_chat_tokens
 
 __all__ = [
@@ -57,6 +74,7 @@ __all__ = [
     "END_OF_TURN",
     "IGNORED",
     "KINDS",
+    "RECIPES",
     "ROLE_TOKENS",
     "SYSTEM",
     "USER",
@@ -68,7 +86,9 @@ __all__ = [
     "PackedChats",
     "Problem",
     "Tuned",
+    "accuracy",
     "answer",
+    "answered_right",
     "best_fit",
     "check_conversation",
     "decode_reply",
@@ -76,7 +96,10 @@ __all__ = [
     "encode_example",
     "encode_preference",
     "encode_prompt",
+    "endings",
+    "facts_cloze",
     "fine_tune",
+    "forgetting",
     "grow_vocabulary",
     "inputs_and_targets",
     "jinja_template",
@@ -89,7 +112,10 @@ __all__ = [
     "reinforce",
     "render",
     "save_chat_model",
+    "sum_reward",
+    "temper",
     "training_chats",
+    "verifier",
     "with_chat_tokens",
     "world_chats",
     "world_preferences",
