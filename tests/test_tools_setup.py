@@ -121,6 +121,8 @@ def test_the_book_without_tex_builds_the_site_and_ends_non_zero(
     monkeypatch.delenv("PDF", raising=False)
     monkeypatch.setattr(sys, "argv", ["make.py", "book"])
     assert make.main() == 1
+    models = [("llmbook.running",), ("llmbook.aligned",)]
+    assert done[1:4] == [*models, ("tools.execute",)]
     assert ("tools.build_site", "html") in done
     assert ("tools.build_site", "pdf") not in done
     said = capsys.readouterr()
