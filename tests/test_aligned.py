@@ -35,8 +35,13 @@ def tiny_recipe(stage):
     kinds = {"question": 30, "sum": 10}
     if stage == "sft":
         return aligned.Recipe(stage, kinds, TRAIN)
-    choices = {"beta": 0.2, "sft": 0.1}
-    return aligned.Recipe(stage, {"ending": 40}, TRAIN, choices, paragraphs=1)
+    return aligned.Recipe(
+        stage,
+        {"ending": 40},
+        TRAIN,
+        choices={"beta": 0.2, "sft": 0.1},
+        paragraphs=1,
+    )
 
 
 @pytest.fixture(autouse=True)
