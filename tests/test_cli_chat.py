@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbook import checkpoint, cli
+from llmbook import aligned, checkpoint, cli
 from llmbook.alignment import (
     ROLE_TOKENS,
     answer,
@@ -306,9 +306,12 @@ def test_without_a_folder_the_books_own_model_answers(monkeypatch, capsys):
         asked.append(stage)
         return SimpleNamespace(model=parrot("Ona."), tokenizer=TOKENIZER)
 
-    monkeypatch.setattr(chatting, "load_aligned", load_aligned)
+    monkeypatch.setattr(aligned, "load_aligned", load_aligned)
+    monkeypatch.setenv("LLMBOOK_MODELS", "nowhere")
     assert cli.main(["chat", "--message=Who?"]) == 0
-    assert capsys.readouterr().out == "Ona.\n" and asked == ["dpo"]
+    captured = capsys.readouterr()
+    assert captured.out == "Ona.\n" and asked == ["dpo"]
+    assert "model is made first" in captured.err
 
 
 def test_a_model_that_cannot_answer_is_refused_with_the_mend(tmp_path, capsys):

@@ -114,6 +114,15 @@ class SFT(Stage):
         )
 
 
+def chosen(name: str) -> float:
+    """What the book's own recipe for preferences chooses.
+
+    >>> 0 < chosen("beta") < 1
+    True
+    """
+    return aligned.recipe("dpo").choices[name]
+
+
 @dataclass
 class DPO(Stage):
     """Teach a model which of two replies is better.
@@ -125,12 +134,12 @@ class DPO(Stage):
     training: TrainConfig = field(
         default_factory=lambda: aligned.recipe("dpo").train
     )
-    beta: float = 0.1
+    beta: float = field(default_factory=lambda: chosen("beta"))
     """How dear it is to leave the first model."""
     kind: Literal["sigmoid", "robust", "ipo"] = "sigmoid"
     label_smoothing: float = 0.0
     """The share of preferences taken to be wrong."""
-    sft: float = 0.2
+    sft: float = field(default_factory=lambda: chosen("sft"))
     """How much the chosen replies are learned as answers too."""
 
     stage = "dpo"
@@ -191,10 +200,10 @@ class GRPO(Stage):
 
     training: TrainConfig = field(
         default_factory=lambda: aligned.run_of(
-            steps=runtime.pick(smoke=3, quick=60, laptop=400),
+            steps=runtime.pick(smoke=3, quick=240),
             batch_size=8,
             optimizer="adamw",
-            rate=2e-4,
+            rate=1e-4,
         )
     )
     problems: Literal["sum", "function"] = "sum"

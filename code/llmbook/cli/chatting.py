@@ -14,7 +14,6 @@ from typing import Annotated
 import torch
 import tyro
 
-from llmbook.aligned import load_aligned
 from llmbook.alignment import chat
 from llmbook.alignment.chat import (
     ASSISTANT,
@@ -27,7 +26,7 @@ from llmbook.model import GPT
 from llmbook.sampling import sample, stream
 from llmbook.tokenizer import Tokenizer
 
-from .models import read_chat_model
+from .models import own_chat_model, read_chat_model
 from .notes import note
 
 STAGE = "dpo"  # of the book's own model
@@ -237,8 +236,7 @@ class Chat:
     def _model(self) -> tuple[str, GPT, Tokenizer]:
         """A name to show, the model, and its tokenizer."""
         if self.model is None:
-            own = load_aligned(STAGE)
-            return "The book's aligned model", own.model, own.tokenizer
+            return "The book's aligned model", *own_chat_model(STAGE)
         model, tokenizer = read_chat_model(self.model)
         return Path(self.model).resolve().name, model, tokenizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmbook import runtime
+from llmbook import aligned, running, runtime
 from llmbook.alignment import CHAT_TOKENS
 from llmbook.evaluation.loading import read_trained
 from llmbook.hub import (
@@ -17,6 +17,8 @@ from llmbook.hub import (
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer, gpt2
 from llmbook.train import CHECKPOINT_NAME
+
+from .notes import note
 
 
 def read_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
@@ -52,6 +54,18 @@ def read_chat_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
             f"llmbook align sft OUT --model {name_or_dir}"
         )
     return model, tokenizer
+
+
+def own_chat_model(stage: str) -> tuple[GPT, Tokenizer]:
+    """The book's own model after a stage of alignment.
+
+    Where it has to be made first, that is said, for it takes minutes.
+    """
+    folder = running.models_folder() / aligned.fingerprint(stage)
+    if not (folder / aligned.RESULT_NAME).is_file():
+        note("the book's own model is made first, once; it takes minutes")
+    own = aligned.load_aligned(stage)
+    return own.model, own.tokenizer
 
 
 def _why_not(folder: Path) -> str:

@@ -17,7 +17,7 @@ from llmbook.tokenizer import Tokenizer
 from llmbook.train import CHECKPOINT_NAME
 
 from . import runs
-from .models import read_chat_model
+from .models import own_chat_model, read_chat_model
 from .notes import note
 
 WORLD = "world"
@@ -103,8 +103,7 @@ class Stage:
     def begun(self) -> tuple[GPT, Tokenizer]:
         """The model to start from; but for ``sft`` one that answers."""
         if self.model is None:
-            own = aligned.load_aligned("sft")
-            return own.model, own.tokenizer
+            return own_chat_model("sft")
         return read_chat_model(self.model)
 
     def examples(self) -> tuple[list[Any], list[Any] | None]:
