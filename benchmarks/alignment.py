@@ -25,10 +25,9 @@ import hashlib
 import json
 import os
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -38,6 +37,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.alignment_exam import (
+    Exam,
+    ended,
+    in_chat,
+    in_plain_text,
+    measured,
+)
+from benchmarks.alignment_report import report
 from benchmarks.records import keep, surroundings
 from llmbook import aligned, checkpoint, lora, running, runtime
 from llmbook.alignment import (
@@ -72,13 +79,8 @@ FOLDER = ROOT / "_build" / "alignment"
 SEEDS = (0, 1, 2)
 CHAIN = ("sft", "lora", "reward", "dpo", "grpo")  # once a seed
 PARTS = ("base", *CHAIN, "tradeoff", "rates")
-JUDGED_SEED = "judged"  # of what is asked: no training's own
-SAMPLES = 4  # answers to a sum when the reward is sampled
-DRAW_SEED = 1
 POINTS = 8  # of a curve of trade-offs
 GROUP_SIZE = 8
-GREEDY = ("kind", "malformed")  # of endings that are not drawn, too
-LABELS = 16  # tokens that the corpus has around a prompt, at most
 
 
 @dataclass(frozen=True)
@@ -151,164 +153,6 @@ TRADEOFFS: dict[str, dict[str, float]] = {
     "beta 0.02": {"beta": 0.02},
 }
 RATES = {"3 times smaller": 1 / 3, "3 times": 3, "10 times": 10}  # GRPO's
-
-
-# --- what is asked ---------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What every model is asked, the same at each seed and stage.
-
-    Args:
-        plan: how much.
-        tokenizer: with the chat's tokens.
-        context_length: what does not fit is not asked.
-    """
-
-    plan: Plan
-    tokenizer: Tokenizer
-    context_length: int
-
-    @cached_property
-    def chats(self) -> dict[str, list]:
-        """By name: conversations with their answers, and problems."""
-        asked, seed = self.plan.asked, JUDGED_SEED
-        many = {
-            "question": world_chats("question", "unseen", asked, seed),
-            "question_seen": world_chats("question", "seen", asked, seed),
-            "instruction": world_chats("instruction", "unseen", asked, seed),
-            "sum": world_chats("sum", "seen", asked, seed),
-            "sum_unseen": world_chats("sum", "unseen", asked, seed),
-            "function": world_problems(
-                "function", "unseen", self.plan.functions, seed
-            ),
-        }
-        T = self.context_length - LABELS
-        return {
-            name: measures.fitting(self.tokenizer, rows, T)
-            for name, rows in many.items()
-        }
-
-    @cached_property
-    def stories(self) -> list:
-        """Stories to be ended."""
-        choices = world_preferences(
-            "unseen",
-            self.plan.asked,
-            JUDGED_SEED,
-            self.plan.paragraphs,
-        )
-        stories = [choice.prompt for choice in choices]
-        return measures.fitting(self.tokenizer, stories, self.context_length)
-
-    @cached_property
-    def documents(self) -> list:
-        """What the corpus held out."""
-        count = running.recipe().documents
-        corpus = load_corpus(running.CORPUS, documents=count)
-        return corpus.validation[: self.plan.documents]
-
-    @cached_property
-    def prompts(self) -> set[str]:
-        """What training is not to see; the other sides it cannot."""
-        return {prompt_text(chat) for chat in self.chats["sum"]}
-
-    def unasked(self, rows: Iterable) -> list:
-        """Rows of training, without those that are asked here."""
-        return [row for row in rows if prompt_text(row) not in self.prompts]
-
-
-# --- what is answered ------------------------------------------------------
-
-# Writes the answers to conversations of one kind.
-Writer = Callable[..., list[str]]
-PLAIN = {  # a prompt as the corpus has it
-    "question": "Question: {}\nAnswer:",
-    "sum": "Question: {}\nAnswer:",
-    "instruction": "Instruction: {}\nResponse:",
-    "function": "{}",  # the line break goes with the blanks behind it
-    "ending": "{}",
-}
-
-
-def in_chat(model: GPT, tokenizer: Tokenizer) -> Writer:
-    """Answers of a model that knows the chat's tokens."""
-
-    def write(kind: str, chats: Sequence, **choices: Any) -> list[str]:
-        return measures.replies_to(model, tokenizer, chats, **choices)
-
-    return write
-
-
-def in_plain_text(model: GPT, tokenizer: Tokenizer) -> Writer:
-    """What a model writes behind prompts that stand as in the corpus."""
-    end = tokenizer.end_of_text
-
-    def write(kind: str, chats: Sequence, seed: int = 0, temperature=0.0):
-        prompts = [measures.asked(row)[-1]["content"] for row in chats]
-        ids = [tokenizer.encode(PLAIN[kind].format(p)) for p in prompts]
-        written = []
-        for first in range(0, len(ids), measures.ROWS):
-            written += generate_batch(
-                model,
-                [[end, *row] for row in ids[first : first + measures.ROWS]],
-                measures.NEW_TOKENS,
-                stop_tokens=[end],
-                seed=seed + first,
-                temperature=temperature,
-            )
-        texts = [decode_reply(tokenizer, row) for row in written]
-        if kind in ("function", "ending"):
-            return [cut_at(text, ["\nassert "]) for text in texts]
-        return [text.strip() for text in texts]
-
-    return write
-
-
-def measured(
-    model: GPT, tokenizer: Tokenizer, exam: Exam, write: Writer
-) -> dict[str, float]:
-    """Everything that a column of the table holds, as shares and nats."""
-    found: dict[str, float] = {}
-    steps: dict[bool, list[bool]] = {False: [], True: []}
-    for name, chats in exam.chats.items():
-        kind = name.partition("_")[0]
-        right = measures.judged(kind, chats, write(kind, chats))
-        found[name] = mean(right)
-        if kind == "sum":
-            for row, good in zip(chats, right, strict=True):
-                steps[row[-1]["content"].count(" = ") > 1].append(good)
-    for two, name in ((False, "sum_one"), (True, "sum_two")):
-        found[name] = mean(steps[two])
-    for name in ("sum", "sum_unseen"):
-        rows = [row for row in exam.chats[name] for _ in range(SAMPLES)]
-        drawn = write("sum", rows, temperature=1.0, seed=DRAW_SEED)
-        right = measures.judged("sum", rows, drawn)
-        found[f"{name}_sampled"] = mean(right)
-    found |= ended(exam.stories, write)
-    greedy = ended(exam.stories, write, temperature=0.0)
-    found |= {f"{name}_greedy": greedy[name] for name in GREEDY}
-    found["facts"] = measures.facts_cloze(model, tokenizer).share
-    found["loss"] = measures.forgetting(model, tokenizer, exam.documents)
-    return found
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean; of nothing, 0."""
-    return statistics.fmean(values) if values else 0.0
-
-
-def ended(
-    stories: Sequence, write: Writer, temperature: float = 1.0
-) -> dict[str, float]:
-    """The shares of tempers among endings, and of malformed stories."""
-    choices = {"temperature": temperature, "seed": DRAW_SEED}
-    replies = write("ending", stories, **choices)
-    texts = [story[-1]["content"] for story in stories]
-    found = measures.judged_endings(texts, replies)
-    names = ("kind", "unkind", "neither", "malformed")
-    return {name: getattr(found, name) / len(stories) for name in names}
 
 
 # --- the parts -------------------------------------------------------------
@@ -472,11 +316,18 @@ def make_sft(bench: Bench, seed: int, name: str, variant: str) -> dict:
         bench.exam.unasked(chats),
         replace(config, seed=seed),
         lora=choice,
+        replay=learned_texts(chosen.sft.replay),
         **bench.run(name, clock := Clock()),
     )
     if choice is not None:
         lora.merge(tuned.model)
     return bench.kept(name, tuned, clock)
+
+
+def learned_texts(count: int) -> list[str]:
+    """Documents that the running model has learned from."""
+    corpus = load_corpus(running.CORPUS, documents=running.recipe().documents)
+    return corpus.train_texts[:count]
 
 
 def make_dpo(bench: Bench, seed: int, name: str, variant: str) -> dict:
@@ -611,174 +462,6 @@ MAKE: dict[str, Callable[[Bench, int, str, str], dict]] = {
     "rates": make_grpo,
 }
 VARIANTS = {"tradeoff": tuple(TRADEOFFS), "rates": tuple(RATES)}
-
-
-# --- what comes out --------------------------------------------------------
-
-COLUMNS = ("base, plain", "base, chat", "SFT", "LoRA", "DPO", "GRPO")
-ROWS = {
-    "facts": "facts by cloze",
-    "question": "open questions never asked in training",
-    "question_seen": "open questions asked in training",
-    "instruction": "instructions never given in training",
-    "sum": "sums, new problems",
-    "sum_unseen": "sums never met in training",
-    "sum_one": "both, of one step",
-    "sum_two": "both, of two steps",
-    "sum_sampled": "new problems, sampled reward",
-    "sum_unseen_sampled": "sums never met, sampled reward",
-    "function": "functions, pass@1",
-    "kind": "kind endings",
-    "unkind": "unkind endings",
-    "neither": "endings that are no line of the world",
-    "malformed": "stories malformed, strictly",
-    "kind_greedy": "kind endings, greedy",
-    "malformed_greedy": "stories malformed, greedy",
-    "loss": "held-out documents, nats a token",
-}
-# What the book set out to reach: row, column, and at least or at most what.
-GOALS = (
-    ("facts", "SFT", ">=", 0.95),
-    ("question", "SFT", ">=", 0.6),
-    ("sum", "SFT", ">=", 0.75),
-    ("function", "SFT", ">=", 0.8),
-    ("kind", "DPO", ">=", 0.75),
-    ("malformed", "DPO", "<=", 0.05),
-)
-
-
-def columns(results: Sequence[dict]) -> dict[str, list[dict]]:
-    """What was measured, one entry a seed, by the table's columns."""
-    by_part: dict[str, list[dict]] = {}
-    for result in results:
-        if "measured" in result and not result["variant"]:
-            by_part.setdefault(result["part"], []).append(result)
-    found = {
-        "base, plain": [r["measured"] for r in by_part.get("base", ())],
-        "base, chat": [r["in_chat"] for r in by_part.get("base", ())],
-    }
-    for name in COLUMNS[2:]:
-        rows = by_part.get(name.lower(), ())
-        found[name] = [row["measured"] for row in rows]
-    return found
-
-
-def cell(values: Sequence[float]) -> str:
-    """Mean and spread (sample standard deviation) over seeds.
-
-    >>> cell([0.5, 0.7]), cell([0.25]), cell([])
-    ('0.600 ± 0.141', '0.250', '')
-    """
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):.3f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.3f}"
-
-
-def table(results: Sequence[dict]) -> str:
-    """All that was measured as Markdown: rows by stages."""
-    found = columns(results)
-    lines = [
-        f"| | {' | '.join(COLUMNS)} |",
-        f"| --- |{' --: |' * len(COLUMNS)}",
-    ]
-    for key, words in ROWS.items():
-        cells = [cell([m[key] for m in found[name]]) for name in COLUMNS]
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    for name in ("processor_seconds", "steps"):
-        cells = [
-            cell([r[name] for r in results if is_stage(r, column)])
-            for column in COLUMNS
-        ]
-        words = name.replace("_", " ")
-        lines.append(f"| {words} of training | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def is_stage(result: dict, column: str) -> bool:
-    """Whether a result is a run of this column's stage."""
-    return result["part"] == column.lower() and not result["variant"]
-
-
-def goals(results: Sequence[dict]) -> list[str]:
-    """For each goal what came out, and whether it is met or missed."""
-    found = columns(results)
-    lines = []
-    for key, column, sign, goal in GOALS:
-        values = [m[key] for m in found[column]]
-        if not values:
-            continue
-        mean = statistics.fmean(values)
-        met = mean >= goal if sign == ">=" else mean <= goal
-        lines.append(
-            f"{verdict(met)}: {ROWS[key]} after {column} {sign} {goal}: "
-            f"{cell(values)}"
-        )
-    return lines + grpo_goals(results)
-
-
-def grpo_goals(results: Sequence[dict]) -> list[str]:
-    """Whether GRPO raised what it samples, and cost nothing when greedy."""
-    before, after = (
-        {r["seed"]: r["measured"] for r in results if is_stage(r, column)}
-        for column in ("DPO", "GRPO")
-    )
-    gains = {
-        key: [after[s][key] - before[s][key] for s in sorted(after)]
-        for key in ("sum_sampled", "sum")
-    }
-    if len(after) < 2:
-        return []
-    sampled, greedy = gains["sum_sampled"], gains["sum"]
-    rose = statistics.fmean(sampled) > statistics.stdev(sampled)
-    return [
-        f"{verdict(rose)}: sampled reward up after GRPO by more than its "
-        f"spread: {cell(sampled)}",
-        f"{verdict(statistics.fmean(greedy) >= 0)}: no loss in greedy "
-        f"accuracy after GRPO: {cell(greedy)}",
-    ]
-
-
-def verdict(met: bool) -> str:
-    """A goal's outcome in a word."""
-    return "met" if met else "MISSED"
-
-
-def curves(results: Sequence[dict]) -> list[str]:
-    """The ends of all curves: other settings of DPO and of GRPO."""
-    lines = []
-    for result in results:
-        if result["part"] == "tradeoff":
-            for point in result["points"]:
-                shares = [
-                    f"{name} {point[name]:.2f}"
-                    for name in ("kind", "unkind", "neither", "malformed")
-                ]
-                lines.append(
-                    f"DPO, {result['variant']}, seed {result['seed']}, step "
-                    f"{point['step']}: {', '.join(shares)}"
-                )
-        elif result["part"] == "reward":
-            lines.append(
-                f"reward model, seed {result['seed']}: right on "
-                f"{result['accuracy']:.3f} of unseen pairs"
-            )
-        elif result["part"] in ("rates", "grpo"):
-            found = result["measured"]
-            lines.append(
-                f"GRPO, {result['variant'] or 'the recipe'}, seed "
-                f"{result['seed']}: greedy {found['sum']:.3f}, sampled "
-                f"{found['sum_sampled']:.3f}, loss {found['loss']:.3f}"
-            )
-    return lines
-
-
-def report(results: Sequence[dict]) -> str:
-    """Table, goals and curves, to be read."""
-    parts = [table(results), *goals(results), *curves(results)]
-    return "\n".join(parts)
 
 
 # --- the command -----------------------------------------------------------

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import alignment
+from benchmarks import alignment, alignment_exam, alignment_report
 from llmbook import aligned, checkpoint
-from llmbook.alignment import measures, recall
+from llmbook.alignment import measures, recall, world_chats
 from llmbook.alignment.data import prompt_text
 from llmbook.config import GPTConfig
 from llmbook.corpus import load_corpus
@@ -35,8 +35,13 @@ def bench(base, tmp_path, monkeypatch):
     run = aligned.run_of(2, 4, "adamw", 1e-3)
     small = replace(
         alignment.plan(),
-        sft=aligned.Recipe("sft", {"sum": 16, "question": 16}, run),
-        dpo=aligned.Recipe("dpo", {"ending": 24}, run, {"beta": 0.1}, 1),
+        sft=aligned.Recipe("sft", {"sum": 16, "question": 16}, run, replay=4),
+        dpo=replace(
+            alignment.plan().dpo,
+            examples={"ending": 24},
+            train=run,
+            choices={"beta": 0.1},
+        ),
         lora=run,
         reward=run,
         grpo=run,
@@ -78,9 +83,9 @@ def test_it_runs_whole_and_is_recorded_and_made_once(
     assert record["command"].startswith("python -m benchmarks.alignment")
     assert record["versions"]["torch"] == torch.__version__
     assert record["plan"]["problems"] == 16
-    for words in (*alignment.COLUMNS, *alignment.ROWS.values()):
+    for words in (*alignment_report.COLUMNS, *alignment_report.ROWS.values()):
         assert f"| {words} |" in printed
-    assert "reward model, seed 1: right on" in printed
+    assert "reward models, on unseen pairs: " in printed
     assert "DPO, beta 0.5, seed 0, step 2: kind" in printed
 
     def again(*_):
@@ -122,7 +127,7 @@ def test_a_part_that_was_cut_off_goes_on(bench, monkeypatch, tmp_path):
 
 def test_nothing_that_is_asked_is_learned(bench):
     asked = bench.exam.chats["sum"]
-    fresh = alignment.world_chats("sum", "seen", 5, "another")
+    fresh = world_chats("sum", "seen", 5, "another")
     kept = bench.exam.unasked([*asked, *fresh])
     assert [prompt_text(c) for c in kept] == [prompt_text(c) for c in fresh]
 
@@ -150,7 +155,7 @@ def test_each_curve_differs_in_what_it_names(bench, monkeypatch):
 
 
 def stage(part, seed, **measured):
-    every = dict.fromkeys(alignment.ROWS, 0.5)
+    every = dict.fromkeys(alignment_report.ROWS, 0.5)
     return {
         "part": part,
         "seed": seed,
@@ -170,7 +175,7 @@ def test_goals_are_met_or_missed_by_the_mean_over_seeds():
         stage("grpo", 0, sum_sampled=0.6, sum=0.55),
         stage("grpo", 1, sum_sampled=0.5, sum=0.4),
     ]
-    lines = alignment.goals(results)
+    lines = alignment_report.goals(results)
     assert [line.partition(":")[0] for line in lines] == [
         "MISSED",  # facts, 0.94
         "MISSED",  # questions, 0.55
@@ -191,7 +196,7 @@ def test_a_gain_within_its_spread_is_no_gain():
         stage("grpo", 1, sum_sampled=0.4),
         stage("grpo", 2, sum_sampled=0.4),
     ]
-    assert alignment.goals(results)[-2].startswith("MISSED")
+    assert alignment_report.goals(results)[-2].startswith("MISSED")
 
 
 def test_the_base_writes_behind_the_prompts_of_its_corpus(bench, monkeypatch):
@@ -203,9 +208,9 @@ def test_the_base_writes_behind_the_prompts_of_its_corpus(bench, monkeypatch):
             prompts
         )
 
-    monkeypatch.setattr(alignment, "generate_batch", generate)
-    write = alignment.in_plain_text(bench.model, bench.tokenizer)
-    (chat,) = alignment.world_chats("question", "seen", 1)
+    monkeypatch.setattr(alignment_exam, "generate_batch", generate)
+    write = alignment_exam.in_plain_text(bench.model, bench.tokenizer)
+    (chat,) = world_chats("question", "seen", 1)
     assert write("question", [chat]) == ["Ona.\nassert f() == 1"]
     assert write("function", [chat]) == [" Ona."]
     question = chat[0]["content"]
