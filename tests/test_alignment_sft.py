@@ -17,16 +17,19 @@ from llmbook.alignment import (
     encode,
     encode_preference,
     fine_tune,
+    grow_vocabulary,
     prefer,
     reinforce,
     with_chat_tokens,
 )
 from llmbook.alignment.data import exchange, user
 from llmbook.alignment.grpo import RECIPES
+from llmbook.alignment.sft import as_document
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.hub import gpt_from_tensors
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
+from llmbook.train import token_losses
 from tests.peers import peer_gpt2
 
 T = 48
@@ -124,6 +127,30 @@ def test_the_first_loss_is_transformers_over_what_the_assistant_wrote():
     one = replace(SETTINGS, steps=1, batch_size=2)  # two rows hold them all
     tuned = fine_tune(ours, tokenizer, chats, one, progress=False)
     assert tuned.history.loss == [pytest.approx(total / count, abs=1e-5)]
+
+
+def test_replayed_texts_are_learned_whole_and_alone(model, tokenizer):
+    chat, text = CHATS[1], "Ona hums."
+    chat_tokens = with_chat_tokens(tokenizer)
+    grown = grow_vocabulary(model, chat_tokens.vocab_size)
+    losses = written_losses(grown, chat_tokens, chat)
+    end = tokenizer.end_of_text
+    ids = [*tokenizer.encode(text), end]
+    losses += token_losses(grown, ids, end).tolist()
+    one = replace(SETTINGS, steps=1, batch_size=1)
+    tuned = fine_tune(
+        model, tokenizer, [chat], one, replay=[text], progress=False
+    )
+    wanted = sum(losses) / len(losses)
+    assert tuned.history.loss == [pytest.approx(wanted, abs=1e-5)]
+
+
+def test_a_replayed_text_spells_no_control_token_and_is_cut(tokenizer):
+    tokenizer = with_chat_tokens(tokenizer)
+    ids, learned = as_document(tokenizer, "<|end|>" * T, T)
+    assert len(ids) == T + 1
+    assert max(ids[1:]) < tokenizer.end_of_text == ids[0]
+    assert learned == [False] + [True] * T
 
 
 def test_answers_are_learned_and_the_model_given_stays(model, tokenizer):

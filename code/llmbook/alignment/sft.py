@@ -21,7 +21,7 @@ from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
 from llmbook.train import History, train
 
-from .chat import Conversation, control_ids, encode_example
+from .chat import ChatIds, Conversation, control_ids, encode_example
 from .packing import PackedChats, packed_loss
 from .vocabulary import grow_vocabulary, with_chat_tokens
 
@@ -64,6 +64,7 @@ def fine_tune(
     config: TrainConfig,
     *,
     lora: LoRAChoice | None = None,
+    replay: Sequence[str] = (),
     validation: Sequence[Conversation] = (),
     **run: Any,
 ) -> Tuned:
@@ -74,6 +75,8 @@ def fine_tune(
     Args:
         lora: train adapters alone, with AdamW; merge them afterwards with
             :func:`llmbook.lora.merge`, or save them with ``lora.save``.
+        replay: texts that the model has learned from before and should not
+            forget, learned whole (:func:`as_document`).
         validation: conversations that the loss is also measured on.
         run: ``run_dir``, ``resume``, ``callbacks``, ``progress``, as in
             :func:`llmbook.train.train`.
@@ -84,7 +87,9 @@ def fine_tune(
     """
     tokenizer = with_chat_tokens(tokenizer)
     tuned = prepared(model, tokenizer, config, lora)
-    batches, left_out = chat_batches(tuned, tokenizer, conversations, config)
+    batches, left_out = chat_batches(
+        tuned, tokenizer, conversations, config, replay
+    )
     if validation:
         run["validation"], _ = chat_batches(
             tuned, tokenizer, validation, config
@@ -99,16 +104,41 @@ def chat_batches(
     tokenizer: Tokenizer,
     conversations: Sequence[Conversation],
     config: TrainConfig,
+    replay: Sequence[str] = (),
 ) -> tuple[PackedChats, int]:
-    """Conversations as packed rows, and how many do not fit into any."""
+    """Conversations as packed rows, and how many do not fit into any.
+
+    ``replay`` is as in :func:`fine_tune`.
+    """
     T = model.config.context_length
     encoded = [encode_example(tokenizer, c, T) for c in conversations]
     kept = [chat for chat in encoded if chat is not None]
     check_some(kept, encoded, T)
     batches = PackedChats(
-        kept, T, config.batch_size, tokenizer.end_of_text, data_seed(config)
+        [*kept, *(as_document(tokenizer, text, T) for text in replay)],
+        T,
+        config.batch_size,
+        tokenizer.end_of_text,
+        data_seed(config),
     )
     return batches, len(encoded) - len(kept)
+
+
+def as_document(
+    tokenizer: Tokenizer, text: str, context_length: int
+) -> ChatIds:
+    """A text of the corpus for the rows of conversations, learned whole.
+
+    With its end; cut where it is longer than the context.
+
+    >>> from llmbook.tokenizer import BPETokenizer
+    >>> as_document(BPETokenizer([]), "Hi", context_length=8).ids
+    [256, 72, 105, 256]
+    """
+    end = tokenizer.end_of_text
+    ids = [end, *tokenizer.encode(text, on_special="text"), end]
+    ids = ids[: context_length + 1]
+    return ChatIds(ids, [False] + [True] * (len(ids) - 1))
 
 
 def prepared(
