@@ -355,14 +355,10 @@ def endings(
             "fewer new tokens."
         )
     told = [story for story in short for _ in range(samples)]
-    replies = replies_to(
-        model,
-        tokenizer,
-        told,
-        temperature=temperature,
-        seed=seed if temperature else None,
-        max_new_tokens=max_new_tokens,
-    )
+    choices = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+    if temperature:
+        choices["seed"] = seed
+    replies = replies_to(model, tokenizer, told, **choices)
     return judged_endings([asked(s)[-1]["content"] for s in told], replies)
 
 
