@@ -51,7 +51,7 @@ def sum_reward(reply: str, answer: str) -> float:
 def sloppy_number(reply: str, answer: str) -> float:
     """1 if the right number stands anywhere; sloppy on purpose.
 
-    It is cheated by naming many numbers: chapter 17 lets a model find that.
+    It is cheated by naming many numbers; exercise 17.6 asks for more.
 
     >>> sloppy_number("1 2 3 4 5 6 7 8 9", "7")
     1.0
