@@ -161,11 +161,9 @@ def measured(
                 steps[row[-1]["content"].count(" = ") > 1].append(good)
     for two, name in ((False, "sum_one"), (True, "sum_two")):
         found[name] = mean(steps[two])
-    for name in ("sum", "sum_unseen"):
-        rows = [row for row in exam.chats[name] for _ in range(SAMPLES)]
-        drawn = write("sum", rows, temperature=1.0, seed=DRAW_SEED)
-        right = measures.judged("sum", rows, drawn)
-        found[f"{name}_sampled"] = mean(right)
+    rows = [row for row in exam.chats["sum"] for _ in range(SAMPLES)]
+    drawn = write("sum", rows, temperature=1.0, seed=DRAW_SEED)
+    found["sum_sampled"] = mean(measures.judged("sum", rows, drawn))
     found |= ended(exam.stories, write)
     greedy = ended(exam.stories, write, temperature=0.0)
     found |= {f"{name}_greedy": greedy[name] for name in GREEDY}

@@ -16,7 +16,6 @@ ROWS = {
     "sum_one": "both, of one step",
     "sum_two": "both, of two steps",
     "sum_sampled": "new problems, sampled reward",
-    "sum_unseen_sampled": "sums never met, sampled reward",
     "function": "functions, pass@1",
     "kind": "kind endings",
     "unkind": "unkind endings",

@@ -32,7 +32,7 @@ def bench(base, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMBOOK_BUDGET", "smoke")
     few = recall.fact_items()[::60]
     monkeypatch.setattr(measures, "fact_items", lambda: few)
-    run = aligned.run_of(2, 4, "adamw", 1e-3)
+    run = aligned.run_of(2, 2, "adamw", 1e-3)
     small = replace(
         alignment.plan(),
         sft=aligned.Recipe("sft", {"sum": 16, "question": 16}, run, replay=4),
@@ -48,7 +48,7 @@ def bench(base, tmp_path, monkeypatch):
         choices=24,
         problems=16,
         paragraphs=1,
-        asked=4,
+        asked=6,
         functions=1,
         watched=2,
         documents=2,
@@ -61,7 +61,7 @@ def bench(base, tmp_path, monkeypatch):
 
 COMMAND = [
     *("--seeds", "0", "1"),
-    *("--variants", "beta 0.5", "3 times"),
+    *("--variants", "beta 0.02", "5 times"),
     *("--workers", "1"),
 ]
 
@@ -75,10 +75,10 @@ def test_it_runs_whole_and_is_recorded_and_made_once(
     record = json.loads(alignment.RECORD.read_text())["tiny"]
     made = {(r["part"], r["seed"], r["variant"]) for r in record["results"]}
     assert made == {
-        ("base", 0, ""),
+        *((part, 0, "") for part in alignment.ONCE),
         *((part, seed, "") for part in alignment.CHAIN for seed in (0, 1)),
-        ("tradeoff", 0, "beta 0.5"),
-        ("rates", 0, "3 times"),
+        ("tradeoff", 0, "beta 0.02"),
+        ("rates", 0, "5 times"),
     }
     assert record["command"].startswith("python -m benchmarks.alignment")
     assert record["versions"]["torch"] == torch.__version__
@@ -86,7 +86,7 @@ def test_it_runs_whole_and_is_recorded_and_made_once(
     for words in (*alignment_report.COLUMNS, *alignment_report.ROWS.values()):
         assert f"| {words} |" in printed
     assert "reward models, on unseen pairs: " in printed
-    assert "DPO, beta 0.5, seed 0, step 2: kind" in printed
+    assert "DPO, beta 0.02, seed 0, step 2: kind" in printed
 
     def again(*_):
         raise AssertionError("this part was made already")
