@@ -19,6 +19,7 @@ ROWS = {
     "function": "functions, pass@1",
     "kind": "kind endings",
     "unkind": "unkind endings",
+    "preferred": "kind ones among these two",
     "neither": "endings that are no line of the world",
     "malformed": "stories malformed, strictly",
     "kind_greedy": "kind endings, greedy",
@@ -32,6 +33,7 @@ GOALS = (
     ("sum", "SFT", ">=", 0.75),
     ("function", "SFT", ">=", 0.8),
     ("kind", "DPO", ">=", 0.75),
+    ("preferred", "DPO", ">=", 0.75),
     ("malformed", "DPO", "<=", 0.05),
 )
 
@@ -49,7 +51,20 @@ def columns(results: Sequence[dict]) -> dict[str, list[dict]]:
     for name in COLUMNS[2:]:
         rows = by_part.get(name.lower(), ())
         found[name] = [row["measured"] for row in rows]
-    return found
+    return {
+        name: [{**m, "preferred": preferred(m)} for m in column]
+        for name, column in found.items()
+    }
+
+
+def preferred(measured: dict[str, float]) -> float:
+    """The share of kind endings among those that are kind or unkind.
+
+    >>> preferred({"kind": 0.6, "unkind": 0.2})
+    0.75
+    """
+    told = measured["kind"] + measured["unkind"]
+    return round(measured["kind"] / told, 9) if told else 0.0
 
 
 def cell(values: Sequence[float]) -> str:

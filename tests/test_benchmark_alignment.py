@@ -170,8 +170,8 @@ def test_goals_are_met_or_missed_by_the_mean_over_seeds():
     results = [
         stage("sft", 0, facts=0.9, question=0.7, sum=0.75),
         stage("sft", 1, facts=0.98, question=0.4, sum=0.75),
-        stage("dpo", 0, kind=0.9, malformed=0.05, sum_sampled=0.4, sum=0.5),
-        stage("dpo", 1, kind=0.9, malformed=0.06, sum_sampled=0.4, sum=0.5),
+        stage("dpo", 0, kind=0.6, unkind=0.2, malformed=0.05, sum_sampled=0.4),
+        stage("dpo", 1, kind=0.6, unkind=0.2, malformed=0.06, sum_sampled=0.4),
         stage("grpo", 0, sum_sampled=0.6, sum=0.55),
         stage("grpo", 1, sum_sampled=0.5, sum=0.4),
     ]
@@ -181,7 +181,8 @@ def test_goals_are_met_or_missed_by_the_mean_over_seeds():
         "MISSED",  # questions, 0.55
         "met",  # sums, exactly
         "MISSED",  # functions, 0.5
-        "met",  # kind endings
+        "MISSED",  # kind endings, 0.6 of all
+        "met",  # and of those that are kind or unkind, 0.75
         "MISSED",  # malformed, 0.055
         "met",  # 0.15 ± 0.07 more reward
         "MISSED",  # greedy: 0.05 and -0.1
