@@ -277,6 +277,8 @@ GOOD = {"prompt": "Who hums?", "response": "Ona."}
         ('{"messages": "a"}', "no list of objects"),
         ('{"messages": [{"role": "user", "content": "a"}]}', "assistant's"),
         ('{"messages": [{"role": "robot", "content": "a"}]}', "robot"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"prompt": "\\ud800", "response": "a"}', "a lone surrogate"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, why):
@@ -315,6 +317,10 @@ def test_a_bad_preference_is_named(tmp_path, row, why):
     ("row", "why"),
     [
         ({"question": "a", "answer": "7"}, "no number after ####"),
+        ({"question": "a", "answer": "#### 7 buns"}, "no number after ####"),
+        # what the check takes a reply without a number for
+        ({"question": "a", "answer": "#### [invalid]"}, "no number after"),
+        ({"question": "a", "answer": "#### ."}, "no number after ####"),
         ({"question": "a"}, "no text under answer"),
         ({"prompt": "def f():"}, "no text under task_id, entry_point"),
     ],

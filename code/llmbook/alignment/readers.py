@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmbook.corpus.benchmarks import FINAL, CodeProblem, WordProblem
+from llmbook.evaluation.gsm8k import (
+    NOTHING_FOUND,
+    exact_match,
+    normalise_answer,
+    strict_answer,
+)
 
 from .chat import USER, Conversation, check_conversation
 from .data import Choice, Problem, exchange, user
@@ -75,7 +81,7 @@ def _read(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = read_row(line)
             if not isinstance(row, dict):
                 raise ValueError(f"a {type(row).__name__}, not an object")
             items.append(make(row))
@@ -89,6 +95,26 @@ def _read(
             f"{path} is empty. Expected one JSON object a line: {expected}."
         )
     return items
+
+
+def read_row(line: str) -> Any:
+    """A line's JSON, if it can be written as UTF-8 again.
+
+    Raises:
+        ValueError: it is no JSON, too deeply nested, or spells half of a
+            character.
+    """
+    try:
+        row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(
+            f"it has a lone surrogate, {half!r}: half of a character."
+        ) from None
+    return row
 
 
 def _chat(row: Row) -> Conversation:
@@ -127,11 +153,22 @@ def _choice(row: Row) -> Choice:
 def _problem(row: Row) -> Problem:
     if "question" in row:
         problem = WordProblem(*_texts(row, "question", "answer"))
-        if FINAL not in problem.answer or not problem.result:
+        if FINAL not in problem.answer or not is_number(problem.result):
             raise ValueError(f"the answer has no number after {FINAL}.")
         return Problem("sum", [user(problem.question)], problem.result)
     code = CodeProblem(*_texts(row, *(f.name for f in fields(CodeProblem))))
     return Problem("function", [user(code.prompt.rstrip("\n"))], code)
+
+
+def is_number(result: str) -> bool:
+    """Whether a reply can state this, and is then found to be right.
+
+    >>> [is_number(text) for text in ("-7", "$1.50", "7 buns", "[invalid]")]
+    [True, True, False, False]
+    """
+    number = normalise_answer(result)
+    stated = strict_answer(f"{FINAL} {number}")
+    return stated != NOTHING_FOUND and exact_match(stated, result)
 
 
 def _texts(row: Row, *names: str) -> list[str]:
