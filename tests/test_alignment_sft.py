@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -252,6 +253,21 @@ def test_a_resumed_run_has_the_same_bits(model, tokenizer, run, tmp_path):
     again = run(model, tokenizer, run_dir=tmp_path, resume=True)
     same(weights(again.model), weights(whole.model))
     assert again.measured == whole.measured
+
+
+@pytest.mark.parametrize(
+    "lost", [Path.unlink, lambda file: file.write_text("")]
+)
+def test_measurements_that_were_lost_are_missed(
+    model, tokenizer, tmp_path, lost
+):
+    with pytest.raises(Stopped):
+        run_reinforce(
+            model, tokenizer, run_dir=tmp_path, callbacks=[power_cut]
+        )
+    lost(tmp_path / "measured.jsonl")
+    with pytest.raises(ValueError, match="tells of 0 steps"):
+        run_reinforce(model, tokenizer, run_dir=tmp_path, resume=True)
 
 
 # --- adapters --------------------------------------------------------------

@@ -15,6 +15,7 @@ from llmbook import checkpoint
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
+from llmbook.tokenizer.files import write_atomically
 from llmbook.train import CHECKPOINT_NAME, Callback, History, train
 
 from .chat import encode
@@ -162,17 +163,35 @@ class MeasuredLoss:
         if self.file is not None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             done = steps_done(self.file.parent) if resume else 0
-            lines = self.file.read_text().split("\n")[:done] if done else []
-            self.file.write_text("".join(f"{line}\n" for line in lines))
+            lines = first_lines(self.file, done)
+            write_atomically(self.file, "".join(f"{n}\n" for n in lines))
             self.measured = [json.loads(line) for line in lines]
 
     def __call__(self, model: GPT, x: Tensor, y: Tensor) -> Tensor:
         value = self.loss(model, x, y)
         self.measured.append(self.loss.measured)
         if self.file is not None:
-            with self.file.open("a") as lines:
+            with self.file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(self.loss.measured) + "\n")
         return value
+
+
+def first_lines(file: Path, count: int) -> list[str]:
+    """The first ``count`` whole lines of a file.
+
+    Raises:
+        ValueError: it is missing, or has fewer.
+    """
+    there = count and file.is_file()
+    text = file.read_text(encoding="utf-8") if there else ""
+    lines = text.split("\n")[:-1]  # behind the last break stands no line
+    if len(lines) < count:
+        raise ValueError(
+            f"{file} tells of {len(lines)} steps, and the checkpoint beside "
+            f"it was written after {count}. Copy it again, or start anew in "
+            "another folder."
+        )
+    return lines[:count]
 
 
 def steps_done(run_dir: Path) -> int:
