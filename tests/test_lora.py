@@ -236,6 +236,15 @@ def test_saved_adapters_come_back_on_the_base(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_rows_that_learned_alone_are_saved_and_come_back(tmp_path):
+    model = lora.apply(fresh(), targets=(), rows=[1, 3])
+    with torch.no_grad():
+        for parameter in learned(model).values():
+            parameter.add_(1)
+    back = lora.load(lora.save(tmp_path / "rows", model), fresh())
+    assert torch.equal(logits(back), logits(model))
+
+
 def test_an_adapter_of_the_running_model_takes_a_few_kilobytes(tmp_path):
     model = GPT(preset("running"))
     lora.apply(model, rank=1, targets=["attention.qkv"])

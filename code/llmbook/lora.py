@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -336,14 +337,14 @@ def _settings(layers: dict[str, Any]) -> dict[str, Any]:
     """What :func:`apply` has to be called with for the same adapters."""
     linear = {n: m for n, m in layers.items() if isinstance(m, LoRALinear)}
     tables = [m for m in layers.values() if isinstance(m, TrainedRows)]
-    one = next(iter(linear.values()))
-    return {
-        "rank": one.rank,
-        "alpha": one.alpha,
+    settings = {
         "targets": list(linear),
-        "dropout": one.dropout.p,
         "rows": tables[0].rows if tables else [],
     }
+    for one in islice(linear.values(), 1):  # all have the same
+        settings |= {"rank": one.rank, "alpha": one.alpha}
+        settings["dropout"] = one.dropout.p
+    return settings
 
 
 def _is_learned(name: str, layers: dict[str, Any]) -> bool:
