@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from llmbook import cli
 from llmbook.corpus import load_corpus
 from llmbook.evaluation.loading import read_trained
+from llmbook.tokenizer import BPETokenizer
 from llmbook.train import document_loss
 
 TINY = [
@@ -52,6 +54,26 @@ def test_generate_is_seeded_and_goes_on_from_the_prompt(folder, capsys):
         outputs.append(capsys.readouterr().out)
     assert outputs[0].startswith("Ona")
     assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_no_terminal_obeys_what_a_model_or_a_file_s_name_says(
+    folder, capsys, tmp_path, monkeypatch
+):
+    decode = BPETokenizer.decode
+    monkeypatch.setattr(
+        BPETokenizer, "decode", lambda *given: "\x1b[2J" + decode(*given)
+    )
+    place = tmp_path / "\x1b]0;mine\x07"
+    shutil.copytree(folder, place)
+    assert cli.main(["generate", str(place), "Ona"]) == 0
+    (place / "data.jsonl").touch()
+    arguments = ["align", "sft", str(tmp_path / "out")]
+    arguments += ["--model", str(place)]
+    assert cli.main([*arguments, "--data", str(place / "data.jsonl")]) == 1
+    said = capsys.readouterr()
+    assert "\\x1b[2J" in said.out
+    assert "\\x1b]0;mine\\x07" in said.out and "is empty" in said.err
+    assert not {"\x1b", "\x07"} & {*said.out, *said.err}
 
 
 def test_evaluate_prints_perplexity_loss_and_the_floor(folder, capsys):

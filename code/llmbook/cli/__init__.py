@@ -20,7 +20,7 @@ from llmbook.evaluation.sandbox import InfrastructureError
 from .aligning import AlignCommand
 from .chatting import Chat
 from .evaluating import Evaluate
-from .notes import note
+from .notes import note, visible
 from .texts import CorpusCommand, Tokenize
 from .training import Generate, Train
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _on_one_line
             if said := command.run():
-                print(said)
+                print(visible(said))
     except BrokenPipeError:  # whoever read the output has left: no words
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BAD_INPUT

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,18 +26,13 @@ from llmbook.sampling import sample, stream
 from llmbook.tokenizer import Tokenizer
 
 from .models import own_chat_model, read_chat_model
-from .notes import note
+from .notes import note, visible
 
 STAGE = "dpo"  # of the book's own model
 REPLY_SHARE = 4  # a reply may fill a quarter of the context
 PROMPT = "> "
 RESET, QUIT = "/reset", "/quit"
 HINT = f"{RESET} begins anew, {QUIT} ends, Ctrl-C stops a reply."
-# What a terminal would obey instead of showing: controls (Cc), such as the
-# escape that begins a command; formats (Cf), such as those that turn the
-# direction of writing; surrogates, and Unicode's own ends of lines.
-OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-HARMLESS = "\n\t\u200c\u200d"  # the last two join and part letters
 
 
 class Talk:
@@ -166,21 +160,6 @@ def whole_characters(parts: Iterable[bytes]) -> Iterator[str]:
         yield text
 
 
-def visible(text: str) -> str:
-    """``text`` with escapes for all that a terminal would obey.
-
-    >>> print(visible("a\\x1b[2J\\u202eb"))
-    a\\x1b[2J\\u202eb
-    """
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in OBEYED
-        and character not in HARMLESS
-        else character
-        for character in text
-    )
-
-
 @dataclass
 class Chat:
     """Talk with a model that has learned to answer.
@@ -227,7 +206,7 @@ class Chat:
         sys.stdin.reconfigure(errors="replace")
         if sys.stdin.isatty() and sys.stdout.isatty():
             size = sum(p.numel() for p in model.parameters())
-            print(f"{name}, {size:,} parameters. {HINT}")
+            print(f"{visible(name)}, {size:,} parameters. {HINT}")
             with_a_person(talk)
         else:
             with_lines(talk, sys.stdin)

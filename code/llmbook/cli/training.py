@@ -20,6 +20,8 @@ from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer
 from llmbook.train import CHECKPOINT_NAME, train
 
+from .notes import visible
+
 
 @dataclass
 class Train:
@@ -113,5 +115,5 @@ class Generate:
             count += 1
             if token != end:
                 ids.append(token)
-        print(shown + tokenizer.decode(ids))
+        print(visible(shown + tokenizer.decode(ids)))
         return f"{count} tokens from {self.folder}"
