@@ -10,12 +10,15 @@ from torch.testing import assert_close
 from llmbook import checkpoint, cli, hub, lora
 from llmbook.alignment import (
     LoRAChoice,
+    PackedChats,
     answer,
+    encode,
     fine_tune,
     grow_vocabulary,
     read_chats,
     with_chat_tokens,
 )
+from llmbook.alignment.data import exchange
 from llmbook.alignment.grpo import RECIPES
 from llmbook.cli import aligning
 from llmbook.config import GPTConfig, TrainConfig
@@ -123,6 +126,22 @@ def test_sft_leaves_the_model_that_fine_tune_gives_and_its_record(place):
     assert {"llmbook", "python", "torch"} <= record["versions"].keys()
 
 
+def test_each_token_of_an_answer_counts_alike_in_what_sft_reports(tmp_path):
+    tokenizer = with_chat_tokens(PLAIN)
+    chats = [exchange("Who?", "Ona hums. " * 8), exchange("Who naps?", "I")]
+    shown = [encode(tokenizer, chat) for chat in chats]
+    model = grow_vocabulary(untaught(context_length=48), tokenizer.vocab_size)
+    losses = []
+    for ids, written in shown:
+        log_p = model(torch.tensor([ids]))[0][0].log_softmax(-1)
+        losses += [
+            -log_p[n - 1, ids[n]] for n in range(len(ids)) if written[n]
+        ]
+    assert len(PackedChats(shown, 48, 1, tokenizer.end_of_text).x) == 2
+    score = aligning.SFT(tmp_path).score(model, tokenizer, shown)
+    assert_close(score, sum(losses).item() / len(losses), atol=1e-5, rtol=0)
+
+
 def test_what_sft_leaves_can_be_talked_to(place, capsys):
     arguments = ["chat", str(place / "sft"), "--message=Who hums?"]
     assert cli.main([*arguments, "--temperature=0"]) == 0
@@ -201,6 +220,8 @@ def test_adapters_are_merged_and_kept_by_themselves_too(place):
     lora.load(out / "adapters.safetensors", model)
     assert_close(dict(lora.merge(model).state_dict()), weights(out))
     assert (out / "adapters.safetensors").stat().st_size < 10_000
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert settings["training"]["optimizer"] == "adamw"  # what was used
 
 
 def test_an_export_is_read_and_asked_by_transformers(place, tmp_path):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Literal
 
 import tyro
+from torch import Tensor
 
 from llmbook import aligned, running, runtime
 from llmbook.alignment import (
@@ -36,7 +36,11 @@ from llmbook.alignment import (
 )
 from llmbook.alignment.grpo import RECIPES
 from llmbook.alignment.measures import replies_to
-from llmbook.alignment.sequences import Preference, preference_logprobs
+from llmbook.alignment.sequences import (
+    IGNORED,
+    Preference,
+    preference_logprobs,
+)
 from llmbook.alignment.verifiers import rewards
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
@@ -105,13 +109,18 @@ class SFT(Stage):
     ) -> float:
         T, end = model.config.context_length, tokenizer.end_of_text
         rows = PackedChats(shown, T, 1, end)
-        return evaluate(
+
+        def summed(model: GPT, x: Tensor, y: Tensor) -> Tensor:
+            return packed_loss(model, x, y, end) * (y != IGNORED).sum()
+
+        a_row = evaluate(
             grow_vocabulary(model, tokenizer.vocab_size),
             rows,
             len(rows.x),
             dtype="float32",
-            loss_function=partial(packed_loss, end_of_text=end),
+            loss_function=summed,
         )
+        return a_row * len(rows.x) / int((rows.y != IGNORED).sum())
 
 
 def chosen(name: str) -> float:

@@ -91,6 +91,7 @@ class Stage:
         chosen = {
             k: v for k, v in asdict(self).items() if k not in NOT_THE_RUN
         }
+        chosen["training"] = self.loop()["config"].to_dict()
         return {"stage": self.stage, **chosen}
 
     def names(self) -> dict[str, Any]:
