@@ -63,7 +63,7 @@ def loss_of(recipe="dr_grpo", **changes):
         "group_size": 6,
         "max_new_tokens": 5,
         "stop_tokens": [END],
-        "recipe": RECIPES[recipe],
+        "recipe": RECIPES.get(recipe, recipe),
     }
     return GroupLoss(goodness, **{**settings, **changes})
 
@@ -455,6 +455,21 @@ def test_what_does_not_fit_is_refused():
         grpo_loss(ones, ones, ones[0], ones, RECIPES["grpo"], 1)
     with pytest.raises(ValueError, match="updates is 0"):
         PromptBatches(PROMPTS, 2, updates=0)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_leaving_the_reference_is_never_rewarded(weight):
+    recipe = RECIPES["grpo"]._replace(kl_weight=weight)
+    with pytest.raises(ValueError, match="kl_weight is"):
+        loss_of(recipe=recipe, reference=fresh())
+
+
+@pytest.mark.parametrize(
+    "choice", [{"group_size": 1}, {"group_size": 0}, {"max_new_tokens": 0}]
+)
+def test_nothing_is_drawn_where_there_is_nothing_to_compare(choice):
+    with pytest.raises(ValueError, match="at least two answers"):
+        loss_of(**choice)
 
 
 def test_a_reward_function_that_leaves_one_out_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -287,8 +288,9 @@ class GroupLoss:
         reference: the model that KL is measured to; it is not changed.
 
     Raises:
-        ValueError: the recipe asks for KL and there is no reference, or the
-            reward function returns another number of rewards.
+        ValueError: the recipe asks for KL and there is no reference, or
+            rewards it; there are fewer than two answers to compare, or they
+            are empty; the reward function returns another number of rewards.
     """
 
     def __init__(
@@ -301,6 +303,7 @@ class GroupLoss:
         recipe: Recipe = RECIPES["dr_grpo"],
         reference: GPT | None = None,
     ) -> None:
+        _check_practice(recipe, group_size, max_new_tokens)
         if recipe.kl_weight:
             _needed(reference)
         self.reward, self.group_size = reward, group_size
@@ -379,6 +382,20 @@ class GroupLoss:
             "clipped": outcome.clipped.item(),
             "equal": equal.float().mean().item(),
         }
+
+
+def _check_practice(recipe: Recipe, group_size: int, longest: int) -> None:
+    if not 0 <= recipe.kl_weight < math.inf:
+        raise ValueError(
+            f"kl_weight is {recipe.kl_weight!r}; expected 0 or more. Below "
+            "that, leaving the reference would be rewarded."
+        )
+    if group_size < 2 or longest < 1:
+        raise ValueError(
+            f"got group_size={group_size} and max_new_tokens={longest}; "
+            "expected at least two answers a prompt to compare, of at least "
+            "one token."
+        )
 
 
 def _needed(reference: object) -> object:
