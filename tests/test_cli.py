@@ -150,12 +150,14 @@ def test_corpus_cleans_files_and_shows_what_each_rule_took(tmp_path, capsys):
         (["train", "out", "--corpus=nowhere"], 1, "nowhere"),
         (["tokenize", "a", "--tokenizer=nowhere"], 1, "nowhere"),
         (["evaluate", "--model=no/such/folder"], 1, "neither a folder"),
+        (["tokenize", "a", "--tokenizer=deep.json"], 1, "recursion"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_without_a_traceback(
     arguments, code, word, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
     assert cli.main(arguments) == code
     error = capsys.readouterr().err
     assert error.startswith("llmbook: ") and word in error

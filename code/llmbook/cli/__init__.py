@@ -33,6 +33,7 @@ CANNOT_BE_DONE = (
     ArithmeticError,
     ImportError,
     InfrastructureError,
+    RecursionError,  # of a file whose brackets are nested too deeply
 )
 
 Command = (
