@@ -427,6 +427,15 @@ def test_the_references_dropout_is_off():
     assert not rollouts.reference.requires_grad
 
 
+def test_the_models_dropout_is_off_too_and_on_again_afterwards():
+    model = fresh(dropout=0.5).train()
+    loss = loss_of("grpo", reference=fresh(dropout=0.5))
+    loss(model, *PromptBatches(PROMPTS, 2).at(0)).backward()
+    assert loss.measured["kl"] == pytest.approx(0, abs=1e-9)
+    assert model.training
+    assert model.head_weight.grad.abs().sum() > 0
+
+
 def test_the_reference_stays_as_it_is():
     reference = fresh(1).train()
     before = copy.deepcopy(reference.state_dict())

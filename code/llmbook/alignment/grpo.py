@@ -272,6 +272,10 @@ class GroupLoss:
     the last of these (``eval_every`` a multiple of ``updates``,
     ``accumulate=1``).
 
+    Dropout is off throughout, adapters' too: the answers are drawn without,
+    and it is the model that drew them whose gradient is asked for. A KL to
+    the reference would otherwise be that of the dropout.
+
     The loss says little: without clipping and KL its value is 0 at every
     step, and only its gradient counts. ``measured`` holds what the last call
     saw: mean ``reward``, mean ``length`` in tokens, ``kl``, ``clipped``, and
@@ -318,7 +322,7 @@ class GroupLoss:
             rollouts, old = self._recall(numbers)
         else:
             rollouts, old = self.draw(model, x, y), None
-        logprobs = token_logprobs(model, rollouts.x, rollouts.y)
+        logprobs = _without_dropout(model, rollouts)
         if old is None:
             old = logprobs.detach()
             self._kept = numbers, rollouts, old
@@ -382,6 +386,16 @@ class GroupLoss:
             "clipped": outcome.clipped.item(),
             "equal": equal.float().mean().item(),
         }
+
+
+def _without_dropout(model: GPT, rollouts: Rollouts) -> Tensor:
+    """ln p of each drawn token, (B, T), with gradients."""
+    training = model.training
+    model.eval()
+    try:
+        return token_logprobs(model, rollouts.x, rollouts.y)
+    finally:
+        model.train(training)
 
 
 def _check_practice(recipe: Recipe, group_size: int, longest: int) -> None:
