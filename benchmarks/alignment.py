@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -165,6 +165,7 @@ class Bench:
         model, tokenizer: the base.
         chosen: the plan.
         folder: for results, models and checkpoints; one a base.
+        trained: how the base was made and how good it is, where known.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Bench:
     tokenizer: BPETokenizer
     chosen: Plan
     folder: Path
+    trained: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def exam(self) -> Exam:
@@ -469,7 +471,6 @@ VARIANTS = {"tradeoff": tuple(TRADEOFFS), "rates": tuple(RATES)}
 
 def bench_of(base: Path | None) -> Bench:
     """The bench for the running model, or for the model of a folder."""
-    chosen = plan()
     if base is None:
         found = running.load_running()
         name, model, tokenizer = "running", found.model, found.tokenizer
@@ -477,8 +478,22 @@ def bench_of(base: Path | None) -> Bench:
         name = base.name
         model = checkpoint.load_model(base / "model.safetensors")
         tokenizer = BPETokenizer.load(base / "tokenizer.json")
-    digest = weights_hash(model)[: running.HASH_LENGTH]
-    return Bench(name, model.eval(), tokenizer, chosen, FOLDER / digest)
+    return Bench(
+        name,
+        model.eval(),
+        tokenizer,
+        plan(),
+        FOLDER / weights_hash(model)[: running.HASH_LENGTH],
+        training_of(base or found.folder),
+    )
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """What the folder of a model says of its training."""
+    file = folder / running.RESULT_NAME
+    said = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    names = ("recipe", "document_loss", "entropy_per_token")
+    return {name: said[name] for name in names if name in said}
 
 
 Job = tuple[str, int, str]  # a part, a seed, a variant
@@ -532,6 +547,7 @@ def recorded(bench: Bench) -> dict[str, Any]:
     return {
         **surroundings("alignment", ["torch"]),
         "parameters": bench.model.num_parameters(),
+        "base": bench.trained,
         "plan": asdict(bench.chosen),
         "results": bench.results(),
     }
