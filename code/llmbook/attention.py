@@ -20,7 +20,8 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     Raises:
         ValueError: ``q`` is not (B, H, T, D), or ``k`` and ``v`` are not
-            (B, H, S, D); the message has the three shapes.
+            (B, G, S, D) with H a multiple of G; the message has the three
+            shapes.
 
     >>> check_shapes(*torch.zeros(3, 1, 2, 4, 8))
     """
@@ -30,10 +31,12 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
             f"got {shapes}; expected four axes each, (B, H, T, D). Cut the "
             "width into heads with split_heads first."
         )
-    if q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
+    B, H, _, D = q.shape
+    if k.shape[0] != B or k.shape[-1] != D or H % max(1, k.shape[1]):
         raise ValueError(
-            f"got {shapes}; queries and keys need the same B, H and D. "
-            "Only their number of tokens may differ."
+            f"got {shapes}; queries and keys need the same B and D, and "
+            "the same H, or one head of keys for a group of queries' heads. "
+            "Only their number of tokens may differ freely."
         )
     if k.shape[:-1] != v.shape[:-1]:
         raise ValueError(
@@ -112,7 +115,89 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p)
 
 
-def record_weights(store: list[Tensor]) -> Attend:
+def repeat_heads(x: Tensor, n_head: int) -> Tensor:
+    """One copy of each head of ``x`` for each query's head that shares it.
+
+    (B, G, S, D) to (B, H, S, D), each head H / G times in a row, which is
+    how queries' heads are grouped. Source: Ainslie et al. 2023, section
+    2.2.
+
+    >>> repeat_heads(torch.tensor([[[[1.0]], [[2.0]]]]), 4).flatten().tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    G = x.shape[1]
+    return x if n_head == G else x.repeat_interleave(n_head // G, dim=1)
+
+
+def window_mask(
+    T: int,
+    S: int,
+    window: int | None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """:func:`causal_mask`, with nothing further back than a window.
+
+    A token sees the ``window`` newest tokens, itself included; None is no
+    limit. Bool, (T, S). Source: Beltagy et al. 2020, section 3.1; Jiang et
+    al. 2023, section 2.
+
+    >>> window_mask(3, 4, window=2).int().tolist()
+    [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    """
+    mask = causal_mask(T, S, device)
+    return mask if window is None else mask.triu(S - T - window + 1)
+
+
+def masked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    """PyTorch's fused kernel under any mask, for grouped heads too.
+
+    ``q`` is (B, H, T, D), ``k`` and ``v`` are (B, G, S, D) with H a
+    multiple of G. ``mask`` is bool and broadcasts to (B, H, T, S); without
+    one, and without ``is_causal``, every query sees every key.
+
+    >>> masked_attention(torch.ones(1, 2, 1, 4), *torch.ones(2, 1, 1, 3, 4))
+    tensor([[[[1., 1., 1., 1.]],
+    <BLANKLINE>
+             [[1., 1., 1., 1.]]]])
+    """
+    check_shapes(q, k, v)
+    H = q.shape[1]
+    k, v = repeat_heads(k, H), repeat_heads(v, H)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)
+
+
+def grouped_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """:func:`attention`, for grouped heads and within a window.
+
+    Shapes as in :func:`masked_attention`; the queries are the last T of S
+    tokens.
+
+    >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
+    >>> grouped_attention(v * 0, v, v, window=2).flatten().tolist()
+    [2.0, 3.0, 5.0]
+    """
+    T, S = q.shape[-2], k.shape[-2]
+    wide = window is None or window >= S
+    if wide and T in (1, S):  # the newest token alone sees everything
+        return masked_attention(q, k, v, None, dropout_p, is_causal=T > 1)
+    mask = window_mask(T, S, window, q.device)
+    return masked_attention(q, k, v, mask, dropout_p)
+
+
+def record_weights(store: list[Tensor], window: int | None = None) -> Attend:
     """Causal attention that also appends its weights to ``store``.
 
     Pass the result as ``attend``: the module computes the same output, and
@@ -125,12 +210,25 @@ def record_weights(store: list[Tensor]) -> Attend:
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
+        H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
+        k, v = repeat_heads(k, H), repeat_heads(v, H)
+        mask = window_mask(T, S, window, q.device)
         mixed, weights = naive_attention(q, k, v, mask)
         store.append(weights.detach())
         return mixed
 
     return attend
+
+
+def check_width(x: Tensor, C: int) -> None:
+    """Refuse what is not a batch of sequences of vectors (B, T, C).
+
+    >>> check_width(torch.zeros(1, 3, 8), C=8)
+    """
+    if x.ndim != 3 or x.shape[-1] != C:
+        raise ValueError(
+            f"got x {tuple(x.shape)}; expected (B, T, C) with C={C}."
+        )
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -189,10 +287,7 @@ class CausalSelfAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every token, each (B, H, T, D)."""
         C = self.qkv.in_features
-        if x.ndim != 3 or x.shape[-1] != C:
-            raise ValueError(
-                f"got x {tuple(x.shape)}; expected (B, T, C) with C={C}."
-            )
+        check_width(x, C)
         q, k, v = (
             split_heads(part, self.n_head)
             for part in self.qkv(x).split(C, dim=-1)
@@ -205,3 +300,44 @@ class CausalSelfAttention(nn.Module):
             attend = partial(attention, dropout_p=self.dropout)
         mixed = merge_heads(attend(q, k, v))  # (B, T, C)
         return self.output_dropout(self.output(mixed))
+
+
+class GroupedQueryAttention(CausalSelfAttention):
+    """Attention in which groups of heads share their keys and values.
+
+    (B, T, C) to (B, T, C). ``config.kv_heads`` heads G of keys and values
+    serve the H heads of queries: with G = H it is multi-head attention,
+    with G = 1 multi-query. Source: Ainslie et al. 2023, section 2.2;
+    Shazeer 2019, section 3.
+
+    >>> config = GPTConfig(n_head=4, n_kv_head=2, n_embd=8)
+    >>> [part.shape[1] for part in GroupedQueryAttention(config).project(
+    ...     torch.zeros(1, 3, 8))]
+    [4, 2, 2]
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        C, D, G = config.n_embd, config.head_dim, config.kv_heads
+        self.n_kv_head = G
+        self.qkv = nn.Linear(C, C + 2 * G * D, bias=config.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), and keys and values (B, G, T, D)."""
+        C, G = self.qkv.in_features, self.n_kv_head
+        check_width(x, C)
+        shared = (self.qkv.out_features - C) // 2  # G D
+        q, k, v = self.qkv(x).split([C, shared, shared], dim=-1)
+        q = split_heads(q, self.n_head)
+        return q, split_heads(k, G), split_heads(v, G)
+
+    def forward(self, x: Tensor, attend: Attend = grouped_attention) -> Tensor:
+        if attend is grouped_attention and self.training:
+            attend = partial(grouped_attention, dropout_p=self.dropout)
+        return super().forward(x, attend)
+
+
+def new_attention(config: GPTConfig) -> CausalSelfAttention:
+    """The attention layer that ``config`` asks for."""
+    grouped = config.kv_heads != config.n_head
+    return (GroupedQueryAttention if grouped else CausalSelfAttention)(config)

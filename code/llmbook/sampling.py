@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llmbook.cache import KVCache
 from llmbook.model import GPT
+from llmbook.positions import key_width
 
 REMOVED = float("-inf")  # the logit of a token with probability zero
 
@@ -178,11 +179,12 @@ def new_cache(model: GPT, batch_size: int) -> KVCache:
     return KVCache(
         n_layer=c.n_layer,
         batch_size=batch_size,
-        n_head=c.n_head,
-        head_dim=c.head_dim,
+        n_head=c.kv_heads,
+        head_dim=key_width(c),
         context_length=c.context_length,
         dtype=weight.dtype,
         device=weight.device,
+        window=c.window,
     )
 
 
