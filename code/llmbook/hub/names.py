@@ -7,8 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from llmbook.config import GPT2_CONTEXT_LENGTH, GPT2_VOCAB_SIZE, GPTConfig
-from llmbook.layers import EXPANSION
+from llmbook.config import (
+    EXPANSION,
+    GPT2_CONTEXT_LENGTH,
+    GPT2_VOCAB_SIZE,
+    GPTConfig,
+)
 from llmbook.model import GPT
 
 from .files import CONFIG
