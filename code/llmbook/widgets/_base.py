@@ -87,10 +87,10 @@ def text_on(color: str) -> str:
 
 
 @functools.cache
-def style() -> str:
+def style(*sheets: str) -> str:
     """The figures' style sheet, both themes' colours included.
 
-    The colours are those of :mod:`llmbook.plots`, set inside the figure, so
+    ``sheets`` are a figure's own, beside what all share. The colours are those of :mod:`llmbook.plots`, set inside the figure, so
     that they are there in a notebook too, whose page does not define them.
     """
     rules = []
@@ -105,7 +105,7 @@ def style() -> str:
         f"color: var(--on-{i}) }}"
         for i in range(plots.LEVELS)
     ]
-    return "\n".join([source("explorer.css"), *rules])
+    return "\n".join([source("explorer.css", *sheets), *rules])
 
 
 def escaped_json(data: Any) -> str:
@@ -120,9 +120,9 @@ def escaped_json(data: Any) -> str:
     return text
 
 
-def packed(values: np.ndarray) -> str:
-    """Numbers as base64 of little-endian float32."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+def packed(values: np.ndarray, kind: str = "<f4") -> str:
+    """Numbers as base64, of little-endian float32 where nothing is said."""
+    return base64.b64encode(values.astype(kind).tobytes()).decode()
 
 
 class Explorer(anywidget.AnyWidget):
@@ -130,16 +130,22 @@ class Explorer(anywidget.AnyWidget):
 
     A subclass names its ``kind`` (its script's file) and ``shared`` (the
     traits a reader moves), fills ``data`` and draws its ``picture()``.
+    ``scripts`` and ``sheets`` are files that its own script builds on.
     """
 
     kind = ""
+    scripts: tuple[str, ...] = ()
+    sheets: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     data = traitlets.Dict().tag(sync=True)
 
     def __init__(self, alt: str, caption: str, name: str, **values: Any):
         self.alt, self.caption, self.name = alt, caption, name
         values["data"].update(
-            css=style(), alt=alt, caption=plots.caption_html(caption)
+            css=style(*self.sheets),
+            alt=alt,
+            caption=plots.caption_html(caption),
+            name=name,
         )
         super().__init__(**values)
         size = len(escaped_json(self.data)) + len(self._script("page"))
@@ -157,7 +163,8 @@ class Explorer(anywidget.AnyWidget):
         return self._script("widget")
 
     def _script(self, home: str) -> str:
-        return source("common.js", f"{self.kind}.js", f"end-{home}.js")
+        own = *self.scripts, f"{self.kind}.js"
+        return source("common.js", *own, f"end-{home}.js")
 
     def open(self) -> None:
         """Open the model's channel, if a notebook is there to listen."""
