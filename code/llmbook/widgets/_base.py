@@ -90,8 +90,9 @@ def text_on(color: str) -> str:
 def style(*sheets: str) -> str:
     """The figures' style sheet, both themes' colours included.
 
-    ``sheets`` are a figure's own, beside what all share. The colours are those of :mod:`llmbook.plots`, set inside the figure, so
-    that they are there in a notebook too, whose page does not define them.
+    ``sheets`` are a figure's own, beside what all share. The colours are
+    those of :mod:`llmbook.plots`, set inside the figure, so that they are
+    there in a notebook too, whose page does not define them.
     """
     rules = []
     for theme in ("light", "dark"):
