@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmbook.config import GPTConfig
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+from llmbook.positions import Attend
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -20,8 +18,7 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     Raises:
         ValueError: ``q`` is not (B, H, T, D), or ``k`` and ``v`` are not
-            (B, G, S, D) with H a multiple of G; the message has the three
-            shapes.
+            (B, H, S, D); the message has the three shapes.
 
     >>> check_shapes(*torch.zeros(3, 1, 2, 4, 8))
     """
@@ -31,12 +28,10 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
             f"got {shapes}; expected four axes each, (B, H, T, D). Cut the "
             "width into heads with split_heads first."
         )
-    B, H, _, D = q.shape
-    if k.shape[0] != B or k.shape[-1] != D or H % max(1, k.shape[1]):
+    if q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
         raise ValueError(
-            f"got {shapes}; queries and keys need the same B and D, and "
-            "the same H, or one head of keys for a group of queries' heads. "
-            "Only their number of tokens may differ freely."
+            f"got {shapes}; queries and keys need the same B, H and D. "
+            "Only their number of tokens may differ."
         )
     if k.shape[:-1] != v.shape[:-1]:
         raise ValueError(
@@ -129,6 +124,23 @@ def repeat_heads(x: Tensor, n_head: int) -> Tensor:
     return x if n_head == G else x.repeat_interleave(n_head // G, dim=1)
 
 
+def check_groups(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """:func:`check_shapes`, where heads of queries may share their keys.
+
+    Raises:
+        ValueError: H is no multiple of G, or as :func:`check_shapes` does.
+
+    >>> check_groups(torch.zeros(1, 4, 3, 8), *torch.zeros(2, 1, 2, 3, 8))
+    """
+    if k.ndim == 4 and q.ndim == 4 and q.shape[1] % max(1, k.shape[1]):
+        raise ValueError(
+            f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys; "
+            "each head of keys serves as many heads of queries, so the first "
+            "number must be a multiple of the second."
+        )
+    check_shapes(q[:, : k.shape[1]], k, v)
+
+
 def window_mask(
     T: int,
     S: int,
@@ -141,11 +153,21 @@ def window_mask(
     limit. Bool, (T, S). Source: Beltagy et al. 2020, section 3.1; Jiang et
     al. 2023, section 2.
 
+    Raises:
+        ValueError: the window is below 1, or as :func:`causal_mask` does.
+
     >>> window_mask(3, 4, window=2).int().tolist()
     [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     """
     mask = causal_mask(T, S, device)
-    return mask if window is None else mask.triu(S - T - window + 1)
+    if window is None:
+        return mask
+    if window < 1:
+        raise ValueError(
+            f"window is {window}; a token sees at least itself, so expected "
+            "1 or more, or None for no limit."
+        )
+    return mask.triu(S - T - window + 1)
 
 
 def masked_attention(
@@ -159,18 +181,29 @@ def masked_attention(
     """PyTorch's fused kernel under any mask, for grouped heads too.
 
     ``q`` is (B, H, T, D), ``k`` and ``v`` are (B, G, S, D) with H a
-    multiple of G. ``mask`` is bool and broadcasts to (B, H, T, S); without
-    one, and without ``is_causal``, every query sees every key.
+    multiple of G. ``mask`` is bool and broadcasts to (B, 1, T, S); without
+    one, and without ``is_causal``, every query sees every key. Keys are
+    shared and not copied. A single token's queries of one group become
+    rows of one product, which reads the keys once.
+
+    Raises:
+        ValueError: the shapes do not fit together.
 
     >>> masked_attention(torch.ones(1, 2, 1, 4), *torch.ones(2, 1, 1, 3, 4))
     tensor([[[[1., 1., 1., 1.]],
     <BLANKLINE>
              [[1., 1., 1., 1.]]]])
     """
-    check_shapes(q, k, v)
-    H = q.shape[1]
-    k, v = repeat_heads(k, H), repeat_heads(v, H)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)
+    check_groups(q, k, v)
+    B, H, T, D = q.shape
+    G = k.shape[1]
+    if T == 1 and G < H:
+        rows = q.reshape(B, G, H // G, D)
+        mixed = F.scaled_dot_product_attention(rows, k, v, mask, dropout_p)
+        return mixed.reshape(B, H, T, D)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout_p, is_causal, enable_gqa=G < H
+    )
 
 
 def grouped_attention(
@@ -307,8 +340,8 @@ class GroupedQueryAttention(CausalSelfAttention):
 
     (B, T, C) to (B, T, C). ``config.kv_heads`` heads G of keys and values
     serve the H heads of queries: with G = H it is multi-head attention,
-    with G = 1 multi-query. Source: Ainslie et al. 2023, section 2.2;
-    Shazeer 2019, section 3.
+    with G = 1 multi-query. Plain causal attention is done in groups too.
+    Source: Ainslie et al. 2023, section 2.2; Shazeer 2019, section 3.
 
     >>> config = GPTConfig(n_head=4, n_kv_head=2, n_embd=8)
     >>> [part.shape[1] for part in GroupedQueryAttention(config).project(
@@ -332,8 +365,9 @@ class GroupedQueryAttention(CausalSelfAttention):
         return q, split_heads(k, G), split_heads(v, G)
 
     def forward(self, x: Tensor, attend: Attend = grouped_attention) -> Tensor:
-        if attend is grouped_attention and self.training:
-            attend = partial(grouped_attention, dropout_p=self.dropout)
+        if attend in (attention, grouped_attention):
+            dropout_p = self.dropout if self.training else 0.0
+            attend = partial(grouped_attention, dropout_p=dropout_p)
         return super().forward(x, attend)
 
 

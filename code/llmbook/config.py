@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 GPT2_VOCAB_SIZE = 50_257  # 256 bytes + 50,000 merges + <|endoftext|>
@@ -17,6 +18,7 @@ EXPANSION = 4  # d_ff / n_embd: Vaswani et al. 2017, section 3.3
 WIDTH_STEP = 8  # processors like widths that are multiples of this
 ROPE_THETA = 10_000.0  # Su et al. 2021, section 3.2.2
 BALANCE_WEIGHT = 0.01  # Fedus et al. 2022, section 2.2
+ALIBI_EXTRA = 2  # numbers that a key carries more: positions.with_alibi
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -28,7 +30,7 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # false for NaN too
+    if not isinstance(value, Real) or not low <= value <= high:  # NaN: false
         raise ValueError(
             f"{name} is {value!r}; expected a number from {low} to {high}."
         )
@@ -74,6 +76,19 @@ class RopeScaling:
             self.original_context_length,
             1,
         )
+
+
+def _scaling(value: Any) -> RopeScaling | None:
+    """``rope_scaling`` as it is, or as JSON gives it back."""
+    if value is None or isinstance(value, RopeScaling):
+        return value
+    known = [field.name for field in fields(RopeScaling)]
+    if not isinstance(value, Mapping) or not set(value) <= set(known):
+        raise ValueError(
+            f"rope_scaling is {value!r}; expected a RopeScaling, a mapping "
+            f"with keys of {', '.join(known)}, or None."
+        )
+    return RopeScaling(**value)
 
 
 @dataclass(frozen=True)
@@ -140,9 +155,7 @@ class GPTConfig:
     balance_weight: float = BALANCE_WEIGHT
 
     def __post_init__(self) -> None:
-        if isinstance(self.rope_scaling, Mapping):  # as JSON gives it back
-            scaling = RopeScaling(**self.rope_scaling)
-            object.__setattr__(self, "rope_scaling", scaling)
+        object.__setattr__(self, "rope_scaling", _scaling(self.rope_scaling))
         self._check_shape()
         self._check_parts()
         self._check_positions()
@@ -219,6 +232,16 @@ class GPTConfig:
         (4, 2)
         """
         return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def key_width(self) -> int:
+        """Numbers in a key as a cache stores it: D, and ALiBi's two.
+
+        >>> GPTConfig(n_embd=8, n_head=2, positions="alibi").key_width
+        6
+        """
+        alibi = self.positions == "alibi"
+        return self.head_dim + (ALIBI_EXTRA if alibi else 0)
 
     @property
     def ff_width(self) -> int:

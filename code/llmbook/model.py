@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmbook import accounting
 from llmbook.attention import (
     Attend,
     attention,
@@ -20,6 +21,7 @@ from llmbook.config import GPTConfig
 from llmbook.layers import MixtureOfExperts, new_feed_forward, new_norm
 from llmbook.positions import (
     check_each,
+    check_fit,
     check_positions,
     new_positions,
     with_positions,
@@ -197,6 +199,8 @@ class GPT(nn.Module):
                 f"got {len(attends)} attention functions for "
                 f"{len(self.blocks)} blocks; expected one for each."
             )
+        if positions is not None:
+            check_fit(positions, idx)
         if self.position_embedding is not None:
             return attends
         places, context = positions, self.config.context_length
@@ -227,8 +231,7 @@ class GPT(nn.Module):
         """Logits (B, T, V), and the loss when ``targets`` (B, T) are given.
 
         The loss is the mean negative log-probability of the targets, in
-        nats a token; a target of -100 is left out. While a mixture of
-        experts trains, its load-balancing loss is added. Errors as in
+        nats a token; a target of -100 is left out. Errors as in
         :meth:`hidden`.
 
         Raises:
@@ -244,9 +247,16 @@ class GPT(nn.Module):
                 f"{tuple(idx.shape)}; expected one target a token."
             )
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-        if self.config.n_expert and self.training:
-            loss = loss + self.config.balance_weight * self.balance()
-        return logits, loss
+        return logits, self.balanced(loss)
+
+    def balanced(self, loss: Tensor) -> Tensor:
+        """``loss``, and while experts train, their load-balancing loss.
+
+        Only a model with a mixture of experts has one.
+        """
+        if not (self.config.n_expert and self.training):
+            return loss
+        return loss + self.config.balance_weight * self.balance()
 
     def balance(self) -> Tensor:
         """The load-balancing loss of the last pass, mean over the layers.
@@ -294,19 +304,6 @@ class GPT(nn.Module):
     def flops_per_token(self, T: int, training: bool = False) -> int:
         """Floating-point operations a token, in a sequence of ``T`` tokens.
 
-        Counts the matrix products, two operations for each multiplied
-        pair, with every query against all ``T`` keys (a causal kernel may
-        skip half of those). A training step takes three times a forward
-        pass: the backward one multiplies twice (Kaplan et al. 2020,
-        section 2.1).
+        As :func:`llmbook.accounting.flops_per_token` counts them.
         """
-        L, C = self.config.n_layer, self.config.n_embd
-        matrices = sum(
-            block_weight.numel()
-            for block_weight in self.blocks.parameters()
-            if block_weight.ndim == 2
-        )
-        head = self.head_weight.numel()
-        mixing = 2 * L * T * C  # q times k, and weights times v
-        forward = 2 * (matrices + head + mixing)
-        return 3 * forward if training else forward
+        return accounting.flops_per_token(self.config, T, training)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmbook.config import GPTConfig, RopeScaling
+from llmbook.config import ALIBI_EXTRA, GPTConfig, RopeScaling
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 SINUSOID_BASE = 10_000.0  # Vaswani et al. 2017, section 3.5
 ALIBI_STEEPEST = 8  # 2^(-8/H) is the first head's: Press et al. 2022, sec. 3
-ALIBI_EXTRA = 2  # numbers that a key carries more
 EXACT_IN_BF16 = 256  # whole numbers below are exact with bfloat16's 8 bits
 
 
@@ -51,6 +50,22 @@ def check_each(positions: Tensor, context_length: int) -> None:
         raise ValueError(
             f"got positions from {low} to {high}; the model knows "
             f"positions 0 to {context_length - 1}."
+        )
+
+
+def check_fit(positions: Tensor, idx: Tensor) -> None:
+    """Refuse ``positions`` that are not one for each of the ids (B, T).
+
+    Raises:
+        ValueError: they are neither (T,) nor (B, T).
+
+    >>> check_fit(torch.arange(3), torch.zeros(2, 3))
+    """
+    shape = tuple(idx.shape)
+    if tuple(positions.shape) not in (shape, shape[1:]):
+        raise ValueError(
+            f"got positions {tuple(positions.shape)} for ids {shape}; "
+            f"expected {shape[1:]}, the same for each row, or {shape}."
         )
 
 
@@ -139,7 +154,7 @@ def rotary_speeds(
     tensor([1.0000, 0.1000])
     """
     pairs = torch.arange(0, head_dim, 2, device=device)
-    speeds = theta ** (-pairs / head_dim)
+    speeds = 1 / theta ** (pairs / head_dim)
     return speeds if scaling is None else stretched(speeds, scaling)
 
 
@@ -250,16 +265,6 @@ def new_positions(config: GPTConfig) -> nn.Module | None:
     if config.positions == "sinusoidal":
         return SinusoidalPositions(*shape)
     return None
-
-
-def key_width(config: GPTConfig) -> int:
-    """Numbers in a key as a cache stores it: D, and ALiBi's two.
-
-    >>> key_width(GPTConfig(n_embd=8, n_head=2, positions="alibi"))
-    6
-    """
-    extra = ALIBI_EXTRA if config.positions == "alibi" else 0
-    return config.head_dim + extra
 
 
 def with_positions(

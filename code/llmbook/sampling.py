@@ -9,7 +9,6 @@ from torch import Tensor
 
 from llmbook.cache import KVCache
 from llmbook.model import GPT
-from llmbook.positions import key_width
 
 REMOVED = float("-inf")  # the logit of a token with probability zero
 
@@ -172,16 +171,21 @@ def cached_logits(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     return logits[:, -1]
 
 
-def new_cache(model: GPT, batch_size: int) -> KVCache:
-    """An empty cache of the model's full context length."""
-    weight = next(model.parameters())
-    c = model.config
+def new_cache(
+    model: GPT, batch_size: int, tokens: int | None = None
+) -> KVCache:
+    """An empty cache for so many ``tokens``; None fills the context.
+
+    There is never room for more than the model's context length.
+    """
+    c, weight = model.config, model.head_weight
+    longest = c.context_length
     return KVCache(
         n_layer=c.n_layer,
         batch_size=batch_size,
         n_head=c.kv_heads,
-        head_dim=key_width(c),
-        context_length=c.context_length,
+        head_dim=c.key_width,
+        context_length=longest if tokens is None else min(tokens, longest),
         dtype=weight.dtype,
         device=weight.device,
         window=c.window,
@@ -222,7 +226,8 @@ def _steps(
         raise ValueError(
             f"max_new_tokens is {count!r}; expected a whole number from 0."
         )
-    cache = new_cache(model, ids.shape[0]) if use_cache else None
+    B, T = ids.shape
+    cache = new_cache(model, B, T + count) if use_cache else None
     for _ in range(count):
         chosen = _next_ids(model, ids, cache, generator, **choices)
         yield chosen

@@ -13,7 +13,6 @@ from torch import Tensor
 from llmbook.attention import Attend, masked_attention
 from llmbook.cache import KVCache
 from llmbook.model import GPT
-from llmbook.positions import key_width
 
 from .masks import Ids, left_pad, padded_mask, within
 
@@ -66,7 +65,7 @@ class PaddedCache(KVCache):
             n_layer=c.n_layer,
             batch_size=len(pads),
             n_head=c.kv_heads,
-            head_dim=key_width(c),
+            head_dim=c.key_width,
             context_length=columns,
             dtype=weight.dtype,
             device=weight.device,
