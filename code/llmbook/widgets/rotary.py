@@ -55,6 +55,7 @@ class RotaryDial(Explorer):
     """
 
     kind = "rotary"
+    sheets = ("rotary.css",)
     shared = ("query_position", "key_position")
     settings: ClassVar[dict[str, Any]] = {
         "figure.constrained_layout.use": False
