@@ -57,7 +57,7 @@ def _settings(config: GPTConfig) -> dict:
         "rope_parameters": rope,
         "bos_token_id": 0,
         "eos_token_id": None,
-        "pad_token_id": 0,
+        "pad_token_id": None,
     }
 
 
