@@ -5,6 +5,8 @@ windows and experts. The plain pass over one text is the definition.
 """
 
 import copy
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -268,3 +270,90 @@ def test_a_pass_that_ends_half_way_spoils_a_sliding_cache_and_says_so():
     cache.clear()
     expected = model(ids(1, 6))[0]
     assert_close(fed(model, ids(1, 6), [6], cache), expected, **CLOSE)
+
+
+# In 16 bits
+
+STEPS_IN_A_BLOCK = 15  # norm, q k v, turn, mix, output, add; norm, gate, ...
+STEPS_AROUND = 3  # the embedding, the final norm and the head
+
+
+@every_configuration
+def test_16_bits_stay_within_their_rounding(changes):
+    """Each step rounds its result by half a unit in the last place or less.
+
+    That is 2^-9 of a number in bfloat16 and 2^-12 in float16. At worst
+    these errors add up over the steps that follow one another; where signs
+    differ, as they do, much less comes out. An expert chosen otherwise is
+    no rounding error, so texts in which a choice has flipped are left out.
+    """
+    model = build(changes)
+    steps = STEPS_IN_A_BLOCK * model.config.n_layer + STEPS_AROUND
+    x = ids(24, 8)
+    with torch.no_grad():
+        expected, choices = model(x)[0], choices_of(model)
+        for dtype, bits in ((torch.bfloat16, 8), (torch.float16, 11)):
+            small = copy.deepcopy(model).to(dtype)
+            found = small(x)[0].float()
+            same = (choices_of(small) == choices).flatten(1).all(dim=1)
+            assert same.any()
+            bound = steps * 2.0 ** -(bits + 1)
+            assert_near(found[same], expected[same], bound)
+            pieces = fed(small, x, [5, 1, 1, 1], new_cache(small, 24))
+            assert_near(pieces.float()[same], expected[same], bound)
+            recorder = record_weights([], model.config.window)
+            seen, _ = small(x, attends=[recorder] * model.config.n_layer)
+            assert_near(seen.float()[same], expected[same], bound)
+
+
+def assert_near(found, expected, bound):
+    """The error's length is within ``bound`` of the logits' length."""
+    assert found.isfinite().all()
+    assert (found - expected).norm() <= bound * expected.norm()
+
+
+def choices_of(model):
+    """The experts of the last pass, in order: (B, L, T, k), or nothing."""
+    if not model.config.n_expert:
+        return torch.zeros(24, 1)
+    chosen = [block.feed_forward.chosen for block in model.blocks]
+    return torch.stack(chosen, dim=1).sort(dim=-1).values
+
+
+# Compiled
+
+COMPILED = [
+    {},
+    {"positions": "sinusoidal", "norm": "rmsnorm"},
+    {**LLAMA, "rope_scaling": SCALING, "n_kv_head": 2, "tie_weights": False},
+    {"positions": "alibi", "n_kv_head": 2, "window": 5},
+]
+
+
+@pytest.mark.parametrize("changes", COMPILED, ids=named)
+def test_a_model_is_one_graph_and_computes_the_same_as_one(changes):
+    model, x = build(changes), ids(2, 24)
+    torch.compiler.reset()
+    traced = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        for found, expected in zip(traced(x, x), model(x, x), strict=True):
+            assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [*COMPILED, EXPERTS], ids=named)
+def test_compiled_logits_and_gradients_are_the_same(changes):
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    model, x = build(changes).train(), ids(2, 24)
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=not changes.get("n_expert"))
+    gradients = []
+    for one in (model, compiled):
+        model.zero_grad()
+        logits, loss = one(x, x.roll(-1, 1))
+        loss.backward()
+        found = [parameter.grad.clone() for parameter in model.parameters()]
+        gradients.append([logits.detach(), loss.detach(), *found])
+    for expected, found in zip(*gradients, strict=True):
+        assert_close(found, expected, **CLOSE)

@@ -234,7 +234,8 @@ def record_weights(store: list[Tensor], window: int | None = None) -> Attend:
     """Causal attention that also appends its weights to ``store``.
 
     Pass the result as ``attend``: the module computes the same output, and
-    each call leaves one tensor (B, H, T, S), detached, in ``store``.
+    each call leaves one tensor (B, H, T, S), detached, in ``store``. What
+    comes in 16 bits is computed in 32, as the fused kernels do.
 
     >>> seen = []
     >>> _ = record_weights(seen)(*torch.zeros(3, 1, 1, 2, 4))
@@ -246,9 +247,11 @@ def record_weights(store: list[Tensor], window: int | None = None) -> Attend:
         H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
         k, v = repeat_heads(k, H), repeat_heads(v, H)
         mask = window_mask(T, S, window, q.device)
-        mixed, weights = naive_attention(q, k, v, mask)
+        exact = torch.promote_types(q.dtype, torch.float32)
+        q_k_v = (x.to(exact) for x in (q, k, v))
+        mixed, weights = naive_attention(*q_k_v, mask)
         store.append(weights.detach())
-        return mixed
+        return mixed.to(q.dtype)
 
     return attend
 
