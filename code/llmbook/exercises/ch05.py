@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmbook.attention import attention, causal_mask
+from llmbook.attention import (
+    Attend,
+    attention,
+    causal_mask,
+    naive_attention,
+)
 from llmbook.exercises import Exercise, register
 
 TOLERANCE = 1e-5
@@ -539,5 +544,114 @@ register(
             "no mask": _groups_unmasked,
         },
         "That is grouped-query attention, as Llama-style models use it.",
+    )
+)
+
+
+# 5.7 --------------------------------------------------------------------
+
+
+def without_head(attend: Attend, head: int) -> Attend:
+    """``attend``, but ``head`` brings nothing back."""
+
+    def attend_without(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v).clone()  # (B, H, T, D)
+        mixed[:, head] = 0.0
+        return mixed
+
+    return attend_without
+
+
+def _without_question(attend: Attend, head: int) -> Attend:
+    def silent(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.clone()
+        q[:, head] = 0.0
+        return attend(q, k, v)
+
+    return silent
+
+
+def _without_token(attend: Attend, head: int) -> Attend:
+    def forgetful(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v).clone()
+        mixed[:, :, head] = 0.0
+        return mixed
+
+    return forgetful
+
+
+def _cut_out(attend: Attend, head: int) -> Attend:
+    def narrow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v)
+        return torch.cat([mixed[:, :head], mixed[:, head + 1 :]], dim=1)
+
+    return narrow
+
+
+def _only_head(attend: Attend, head: int) -> Attend:
+    def alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = torch.zeros_like(q)
+        mixed[:, head] = attend(q, k, v)[:, head]
+        return mixed
+
+    return alone
+
+
+_SILENCED = {
+    _without_question: (
+        "You took the head's queries away. Equal scores are still scores: "
+        "the head now brings back the average of what it may see. Take away "
+        "what it brings back."
+    ),
+    _without_token: (
+        "You silenced a token in all heads. The axes are (B, H, T, D): the "
+        "head's is the second."
+    ),
+    _cut_out: (
+        "You cut the head out, and one is missing when they are merged. "
+        "Leave its place, with zeros in it."
+    ),
+    _only_head: (
+        "You silenced the others. The given head is the one to switch off."
+    ),
+}
+
+
+def _check_without_head(answer) -> str | None:
+    q, k, v = (_draw(1, 4, 5, 3, seed=seed) for seed in (11, 12, 13))
+
+    def mixed(build, head):
+        return build(naive, head)(q, k, v)
+
+    def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return naive_attention(q, k, v, causal_mask(q.shape[-2]))[0]
+
+    for head in (2, 0):
+        got = mixed(answer, head)
+        if _same(got, mixed(without_head, head)):
+            continue
+        for mistake, message in _SILENCED.items():
+            if _same(got, mixed(mistake, head)):
+                return message
+        return (
+            f"With head {head} off, that head's slice should be zero and the "
+            "others as attend returns them. Mix by the attend you were given."
+        )
+    return None
+
+
+register(
+    Exercise(
+        "5.7",
+        "Switch a head off",
+        _check_without_head,
+        without_head,
+        {
+            "queries taken away": _without_question,
+            "a token silenced": _without_token,
+            "head cut out": _cut_out,
+            "the others silenced": _only_head,
+        },
+        "Now hand it to the reader, head by head, and put the exam again.",
     )
 )
