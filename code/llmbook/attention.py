@@ -362,7 +362,7 @@ class GroupedQueryAttention(CausalSelfAttention):
         """Queries (B, H, T, D), and keys and values (B, G, T, D)."""
         C, G = self.qkv.in_features, self.n_kv_head
         check_width(x, C)
-        shared = (self.qkv.out_features - C) // 2  # G D
+        shared = C // self.n_head * G  # G D
         q, k, v = self.qkv(x).split([C, shared, shared], dim=-1)
         q = split_heads(q, self.n_head)
         return q, split_heads(k, G), split_heads(v, G)
