@@ -1,0 +1,221 @@
+"""What each modern part is worth: one exchanged at a time, at equal cost.
+
+    python -m benchmarks.modern [--steps 600] [--seeds 3] [--record]
+
+The variants of the chapter on modern parts, trained longer. Every one gets
+the operations of ``--steps`` steps of the base, by formula, and the same
+batches; its learning rate is the best of a few, chosen by shorter runs of
+another seed, so that no part pays for a rate that suits another. Scored is
+the loss on held-out documents, in nats a token; the processor's seconds
+stand beside it. ``--record`` writes runs/modern.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.records import keep, surroundings
+from llmbook.accounting import flops_per_token, parameters
+from llmbook.config import GPTConfig, TrainConfig
+from llmbook.corpus import DocumentBatches, load_corpus
+from llmbook.model import GPT
+from llmbook.running import keep_freed_memory
+from llmbook.tokenizer import BPETokenizer
+from llmbook.train import evaluate, train
+
+RECORD = Path(__file__).resolve().parents[1] / "runs" / "modern.json"
+STEPS, SEEDS = 600, 3
+BATCH, CONTEXT, VOCABULARY = 8, 64, 512
+DOCUMENTS, TOKENIZED = 13_000, 1_000  # generated; read by the tokenizer
+HELD_OUT = 256  # windows that are scored, each from a document's start
+RATES = (5e-3, 1e-2, 2e-2)
+TRIAL_SHARE = 4  # a trial of a rate has a quarter of the steps
+TRIAL_SEED = 100  # of none of the scored runs
+BASE = GPTConfig(
+    VOCABULARY, CONTEXT, n_layer=2, n_head=4, n_embd=64, init_std=0.04
+)
+SWIGLU = {"feed_forward": "swiglu", "d_ff": 170}
+EXPERTS = {"n_expert": 8, "n_expert_used": 2, "d_ff": 128}
+LLAMA = SWIGLU | {
+    "positions": "rotary",
+    "norm": "rmsnorm",
+    "bias": False,
+    "n_kv_head": 2,
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "GPT-2 style": {},
+    "rotary": {"positions": "rotary"},
+    "RMSNorm": {"norm": "rmsnorm"},
+    "SwiGLU": SWIGLU,
+    "2 of 4 kv heads": {"n_kv_head": 2},
+    "window of 16": {"window": 16},
+    "8 experts": EXPERTS,
+    "8 experts, unbalanced": EXPERTS | {"balance_weight": 0.0},
+    "Llama style": LLAMA,
+    "Llama style, window of 16": LLAMA | {"window": 16},
+}
+
+
+@cache
+def material() -> tuple[list[int], list[int], int]:
+    """Ids to train on, ids held out, and the token between documents."""
+    corpus = load_corpus("world", documents=DOCUMENTS)
+    tokenizer = BPETokenizer.train(corpus.train_texts[:TOKENIZED], VOCABULARY)
+    end = tokenizer.end_of_text
+    train_ids, held_out = (
+        [i for text in texts for i in (end, *tokenizer.encode(text))]
+        for texts in (corpus.train_texts, corpus.validation_texts[:HELD_OUT])
+    )
+    return train_ids, held_out, end
+
+
+def steps_of(config: GPTConfig, steps: int) -> int:
+    """As many steps as cost what ``steps`` of the base cost.
+
+    >>> steps_of(BASE, 100)
+    100
+    """
+    price = flops_per_token(config, CONTEXT) / flops_per_token(BASE, CONTEXT)
+    return max(1, round(steps / price))
+
+
+def loads(model: GPT) -> list[list[float]]:
+    """For each layer, the share of its last choices on each expert."""
+    shares = []
+    for block in model.blocks:
+        chosen = getattr(block.feed_forward, "chosen", None)
+        if chosen is not None:
+            counts = chosen.flatten().bincount(minlength=EXPERTS["n_expert"])
+            shares.append((counts / counts.sum()).tolist())
+    return shares
+
+
+def run(name: str, seed: int, steps: int, rate: float) -> dict[str, Any]:
+    """Train one variant from one seed, and score it."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    train_ids, held_out, end = material()
+    config = replace(BASE, **VARIANTS[name])
+    model = GPT(config, torch.Generator().manual_seed(seed))
+    plan = TrainConfig(
+        steps=steps_of(config, steps),
+        batch_size=BATCH,
+        learning_rate=rate,
+        min_learning_rate=rate / 10,
+        warmup_steps=max(1, steps // 10),
+        seed=seed,
+        dtype="float32",
+        eval_every=0,
+    )
+    windows = DocumentBatches(train_ids, CONTEXT, BATCH, seed, end_of_text=end)
+    start = time.process_time()
+    train(model, windows, plan, progress=False)
+    spent = time.process_time() - start
+    scored = DocumentBatches(held_out, CONTEXT, 1, end_of_text=end)
+    scored.batch_size = scored.windows  # all of them at once
+    return {
+        "variant": name,
+        "seed": seed,
+        "parameters": parameters(config),
+        "steps": plan.steps,
+        "rate": rate,
+        "loss": evaluate(model, scored, 1),
+        "seconds": round(spent, 1),
+        "loads": loads(model),
+    }
+
+
+def best_rates(trials: list[dict[str, Any]]) -> dict[str, float]:
+    """The learning rate of each variant whose trial ended lowest.
+
+    >>> best_rates([{"variant": "a", "rate": 1.0, "loss": 3.0},
+    ...             {"variant": "a", "rate": 2.0, "loss": 2.0}])
+    {'a': 2.0}
+    """
+    ranked = sorted(trials, key=lambda trial: -trial["loss"])
+    return {trial["variant"]: trial["rate"] for trial in ranked}
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results as Markdown, lowest loss first."""
+    lines = [
+        "| variant | parameters | steps | rate | nats a token | range "
+        "| above base | seconds |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    names = list(dict.fromkeys(r["variant"] for r in results))
+    groups = {n: [r for r in results if r["variant"] == n] for n in names}
+    mean = {
+        n: statistics.fmean(r["loss"] for r in g) for n, g in groups.items()
+    }
+    base = mean.get("GPT-2 style", min(mean.values()))
+    for name in sorted(names, key=mean.__getitem__):
+        group = groups[name]
+        found = [r["loss"] for r in group]
+        lines.append(
+            f"| {name} | {group[0]['parameters']:,} | {group[0]['steps']:,} "
+            f"| {group[0]['rate']:g} | {mean[name]:.3f} "
+            f"| {min(found):.3f} to {max(found):.3f} "
+            f"| {mean[name] - base:+.3f} "
+            f"| {statistics.median(r['seconds'] for r in group):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def in_parallel(jobs: list[tuple], workers: int) -> list[dict[str, Any]]:
+    """:func:`run` of every job; each result is printed as it comes."""
+    results = []
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        for result in pool.map(run, *zip(*jobs, strict=True)):
+            results.append(result)
+            print(json.dumps(result), file=sys.stderr, flush=True)
+    return results
+
+
+def main() -> int:
+    """Choose rates, run the variants, print the table, perhaps keep it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--record", action="store_true", help=str(RECORD))
+    options = parser.parse_args()
+    if min(options.steps, options.seeds, options.workers) < 1:
+        parser.error("--steps, --seeds and --workers begin at 1.")
+    few = max(1, options.steps // TRIAL_SHARE)
+    trials = in_parallel(
+        [(n, TRIAL_SEED, few, rate) for n in VARIANTS for rate in RATES],
+        options.workers,
+    )
+    rates = best_rates(trials)
+    results = in_parallel(
+        [
+            (name, seed, options.steps, rates[name])
+            for seed in range(options.seeds)
+            for name in VARIANTS
+        ],
+        options.workers,
+    )
+    print(table(results))
+    if options.record:
+        about = surroundings("modern", ["torch"])
+        keep({**about, "trials": trials, "results": results}, RECORD)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
