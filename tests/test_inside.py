@@ -11,7 +11,15 @@ from llmbook import lora
 from llmbook.batching import generate_batch, logprobs
 from llmbook.config import POSITIONS, GPTConfig
 from llmbook.hub import from_pretrained_gpt2
-from llmbook.inside import heads_off, logit_lens, look, mean_mixed
+from llmbook.inside import (
+    frozen_norm,
+    heads_off,
+    logit_lens,
+    logit_parts,
+    look,
+    looks_back,
+    mean_mixed,
+)
 from llmbook.model import GPT
 from llmbook.sampling import generate
 from llmbook.train import document_loss
@@ -219,6 +227,47 @@ def test_a_head_writes_its_mix_through_its_columns(shape):
             mixed = seen.weights[layer, :, head] @ seen.values[layer, :, head]
             assert_close(
                 seen.heads[layer, :, head], mixed @ through.T.detach()
+            )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_parts_of_a_logit_add_up_to_it(shape):
+    model, idx, tokens = small(**shape), ids(), ids(seed=3)
+    seen = look(model, idx)
+    parts = logit_parts(model, seen, tokens)
+    total = sum(
+        part.sum(dim=tuple(range(part.ndim - 2)))
+        if name == "feed_forward"
+        else part.sum(dim=(0, 2))
+        if name == "heads"
+        else part
+        for name, part in parts.items()
+    )
+    wanted = seen.logits.gather(-1, tokens[..., None])[..., 0]
+    wanted = wanted - seen.logits.mean(-1)
+    assert_close(total, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_a_frozen_norm_is_the_norm_where_it_froze(norm):
+    model, x = small(norm=norm), torch.randn(2, 3, 16)
+    bias = getattr(model.final_norm, "bias", None)
+    frozen = frozen_norm(model.final_norm, x, x)
+    frozen = frozen if bias is None else frozen + bias
+    assert_close(frozen, model.final_norm(x))
+
+
+def test_looking_back_counts_the_queries_that_have_such_a_token():
+    weights = torch.rand(2, 6, 6)
+    for distance in range(6):
+        for start in range(6):
+            shares = [
+                weights[:, query, query - distance]
+                for query in range(max(start, distance), 6)
+            ]
+            assert_close(
+                looks_back(weights, distance, start),
+                torch.stack(shares).mean(0),
             )
 
 

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from llmbook.attention import naive_attention, repeat_heads, window_mask
 from llmbook.config import GPTConfig
+from llmbook.layers import LayerNorm, RMSNorm
 from llmbook.model import GPT
 
 
@@ -253,3 +254,72 @@ def logit_lens(model: GPT, seen: Look | Tensor) -> Tensor:
     if isinstance(seen, Tensor):
         seen = look(model, seen)
     return F.linear(model.final_norm(seen.residual), model.head_weight)
+
+
+def looks_back(weights: Tensor, distance: int, start: int = 0) -> Tensor:
+    """The share that a query gives to the token ``distance`` before it.
+
+    ``weights`` is (..., T, T), and the result (...): the mean over the
+    queries from ``start`` on that have such a token.
+
+    >>> even = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3])
+    >>> looks_back(even, 1), looks_back(even, 1, start=2)
+    (tensor(0.4167), tensor(0.3333))
+    """
+    shares = weights.diagonal(-distance, dim1=-2, dim2=-1)
+    return shares[..., max(0, start - distance) :].mean(dim=-1)
+
+
+def frozen_norm(norm: nn.Module, at: Tensor, x: Tensor) -> Tensor:
+    """What ``norm`` makes of a part ``x`` of the stream ``at``, (..., C).
+
+    The norm divides by a length of the whole stream. With that length kept
+    as it is, the parts' results add up to the norm's, but for its bias.
+
+    >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    >>> norm = RMSNorm(2)
+    >>> parts = frozen_norm(norm, a + b, a) + frozen_norm(norm, a + b, b)
+    >>> torch.allclose(parts, norm(a + b))
+    True
+    """
+    if isinstance(norm, LayerNorm):
+        x = x - x.mean(dim=-1, keepdim=True)
+        at = at - at.mean(dim=-1, keepdim=True)
+    mean_square = at.square().mean(dim=-1, keepdim=True)
+    return x / torch.sqrt(mean_square + norm.eps) * norm.weight
+
+
+@torch.no_grad()
+def logit_parts(model: GPT, seen: Look, tokens: Tensor) -> dict[str, Tensor]:
+    """What each part of the model adds to the logits of ``tokens`` (B, T).
+
+    A logit counts as far as it is above the mean logit, since a softmax
+    sees only differences. Returns ``embedding`` (B, T), ``heads``
+    (L, B, H, T), ``feed_forward`` (L, B, T) and ``biases`` (B, T); all
+    together add up to the logits. Source: Elhage et al. 2021.
+
+    >>> model = GPT(GPTConfig(vocab_size=9, n_layer=2, n_head=2, n_embd=8))
+    >>> seen = look(model, torch.tensor([[3, 1, 4]]))
+    >>> parts = logit_parts(model, seen, torch.tensor([[1, 4, 1]]))
+    >>> {name: tuple(part.shape) for name, part in parts.items()}
+    {'embedding': (1, 3), 'heads': (2, 1, 2, 3),
+     'feed_forward': (2, 1, 3), 'biases': (1, 3)}
+    """
+    stream, table = seen.residual, model.head_weight
+    towards = table[tokens] - table.mean(dim=0)  # (B, T, C)
+
+    def part(x: Tensor) -> Tensor:  # (..., B, T, C) to (..., B, T)
+        x = frozen_norm(model.final_norm, stream[-1], x)
+        return (x * towards).sum(dim=-1)
+
+    written = stream[1:] - stream[:-1]  # attention, feed-forward, ...
+    biases = part(written[0::2] - seen.heads.sum(dim=2)).sum(dim=0)
+    shift = getattr(model.final_norm, "bias", None)
+    if shift is not None:
+        biases = biases + (shift * towards).sum(dim=-1)
+    return {
+        "embedding": part(stream[0]),
+        "heads": part(seen.heads.movedim(2, 0)).movedim(0, 2),
+        "feed_forward": part(written[1::2]),
+        "biases": biases,
+    }
