@@ -183,7 +183,7 @@ def test_lab_and_python_see_the_same_values(notebook):
     expect(one.locator(".readout data")).to_be_visible()
     expect(one).to_have_attribute("data-theme", "light")
 
-    one.get_by_label("Head").select_option("2")  # by hand
+    one.get_by_role("combobox", name="Head").select_option("2")  # by hand
     one.locator('.cell[data-query="6"][data-key="4"]').hover()
     page.keyboard.press("Escape")
     one.locator('.cell[data-query="6"][data-key="4"]').click()
@@ -206,6 +206,6 @@ def test_lab_and_python_see_the_same_values(notebook):
     expect(one.locator(".readout data")).to_have_attribute(
         "value", re.compile(re.escape(f"{weight:.7f}"[:8]))
     )
-    expect(one.get_by_label("Layer")).to_have_value("1")
+    expect(one.get_by_role("combobox", name="Layer")).to_have_value("1")
     expect(other.get_by_label("top-p")).to_have_value("0.75")
     expect(other.get_by_label("Context")).to_have_value("0")

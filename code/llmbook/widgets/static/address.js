@@ -113,9 +113,7 @@ function keepInAddress(host, name, state, codec, stops) {
   restore();
   if ([...addressParts(location.hash).keys()][0] === own) reveal(host);
   addEventListener("popstate", restore);
-  addEventListener("pagehide", flush);
   stops.push(state.listen(follow), flush,
-    () => removeEventListener("popstate", restore),
-    () => removeEventListener("pagehide", flush));
+    () => removeEventListener("popstate", restore));
   return () => addressWith(own, codec.write(state));
 }

@@ -119,7 +119,7 @@ function headGrid(data, weight, open) {
       }, canvas);
       return { node, canvas, name: headSummary(data, weight, layer, head) };
     }));
-  const title = (role, text) => element("div", { role, class: "axis" }, text);
+  const title = (role, text) => element("div", { role, class: "place" }, text);
   const heads = maps[0].map((_, head) => title("columnheader", String(head)));
   const node = element("div", {
     role: "grid", class: "heads", "aria-label": "All layers and heads",
@@ -372,7 +372,7 @@ function fitMaps(root, grid, heads, T, H) {
   grid.style.setProperty("--side", `${side}px`);
   grid.classList.toggle("numbers", side >= 30 && T <= NUMBERED);
   if (!heads) return;
-  const names = heads.querySelector(".axis").offsetWidth;
+  const names = heads.querySelector(".place").offsetWidth;
   const room = Math.floor((root.clientWidth - names) / H) - MAP_GAP;
   const small = Math.min(Math.max(room, NARROW), LARGEST_MAP);
   heads.style.setProperty("--side", `${small}px`);
