@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch.testing import assert_close
 
 from llmbook import cli, hub
+from llmbook.cli.notes import visible
 from llmbook.config import GPTConfig
 from llmbook.evaluation.loading import load_model
 from llmbook.hub import tokens
@@ -253,7 +254,7 @@ def test_a_llamas_name_brings_model_and_tokenizer(local_hub, tmp_path, capsys):
     prompt = [tokenizer().end_of_text, *tokenizer().encode("Ona")]
     ids = generate(model, prompt, 5, stop_tokens=[prompt[0]], temperature=0)
     written = tokenizer().decode(i for i in ids[1:] if i != prompt[0])
-    assert capsys.readouterr().out.startswith(written)
+    assert capsys.readouterr().out.startswith(visible(written))
     scored = load_model(name)
     assert (scored.name, scored.context_length) == (name, 16)
     assert Counted.seen == files  # nothing is fetched again
