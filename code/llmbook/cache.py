@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llmbook.attention import Attend, grouped_attention
+from llmbook.attention import Attend, grouped_attention, masked_attention
 
 
 class KVCache:
@@ -94,18 +94,42 @@ class KVCache:
         end, places = self.length + k.shape[-2], self.keys.shape[-2]
         self._check(k, end)
         self._check_whole(layer)
-        oldest = max(0, self.length - places + 1)  # that the first may see
-        seen = torch.arange(oldest, self.length, device=k.device) % places
-        keys = torch.cat([self.keys[layer][:, :, seen], k], dim=-2)
-        values = torch.cat([self.values[layer][:, :, seen], v], dim=-2)
-        mixed = grouped_attention(q, keys, values, self.window)
-        newest = torch.arange(max(self.length, end - places), end)
-        slots = newest.to(k.device) % places
-        self.keys[layer][:, :, slots] = k[:, :, -len(slots) :].detach()
-        self.values[layer][:, :, slots] = v[:, :, -len(slots) :].detach()
+        if end == self.length + 1:
+            # The token takes the place of the one that falls out of sight.
+            # It sees all that is left, and attention asks for no order.
+            self._write_over(layer, k, v)
+            keys, values = self.keys[layer], self.values[layer]
+            filled = min(end, places)
+            mixed = masked_attention(
+                q, keys[:, :, :filled], values[:, :, :filled]
+            )
+        else:
+            keys, values = self._in_order(layer, k, v)
+            mixed = grouped_attention(q, keys, values, self.window)
+            self._write_over(layer, k, v)
         if layer == len(self.keys) - 1:
             self.length, self._half_done = end, False
         return mixed
+
+    def _in_order(
+        self, layer: int, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the first of the new tokens may see, and the new behind."""
+        places = self.keys.shape[-2]
+        oldest = max(0, self.length - places + 1)
+        seen = torch.arange(oldest, self.length, device=k.device) % places
+        return (
+            torch.cat([self.keys[layer][:, :, seen], k], dim=-2),
+            torch.cat([self.values[layer][:, :, seen], v], dim=-2),
+        )
+
+    def _write_over(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Store the new tokens in the places of the oldest."""
+        T, places = k.shape[-2], self.keys.shape[-2]
+        end, kept = self.length + T, min(T, places)
+        slots = torch.arange(end - kept, end, device=k.device) % places
+        self.keys[layer][:, :, slots] = k[:, :, -kept:].detach()
+        self.values[layer][:, :, slots] = v[:, :, -kept:].detach()
 
     def _check_whole(self, layer: int) -> None:
         """Refuse to go on after a pass that ended half-way."""
