@@ -34,7 +34,7 @@ def draw(explorer: AttentionExplorer) -> plt.Figure:
         parts.append(((TERMS + 4.5) * LINE, _sums))
     if explorer.off:
         lines = len(explorer.prediction)
-        parts.append(((lines + 3.2) * LINE, _prediction))
+        parts.append(((lines + 5.1) * LINE, _prediction))
     heights = [height for height, _ in parts]
     fig = plt.figure(figsize=(plots.WIDTH, sum(heights)))
     rows = fig.subfigures(len(parts), height_ratios=heights, squeeze=False)
@@ -202,7 +202,7 @@ def _prediction(fig: Any, explorer: AttentionExplorer) -> None:
     height = fig.bbox.height / fig.dpi
     off = " and ".join(f"layer {i}, head {h}" for i, h in explorer.off)
     name = _plain(explorer.tokens[explorer.query])
-    top, bottom = 1.9 * LINE / height, 1.3 * LINE / height
+    top, bottom = 1.9 * LINE / height, 3.1 * LINE / height
     ax = fig.add_axes((0.17, bottom, 0.45, 1 - top - bottom))
     for y, (_, before, after) in enumerate(rows):
         look = {"facecolor": "none", "edgecolor": plots.MUTED}
@@ -216,6 +216,7 @@ def _prediction(fig: Any, explorer: AttentionExplorer) -> None:
     ax.set_yticks(range(len(rows)), [_plain(text) for text, _, _ in rows])
     ax.grid(False)
     ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("probability")
     title = (
         f"What comes after {name}. Outline: all heads on; filled: {off} off"
     )
