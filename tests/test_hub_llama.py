@@ -118,7 +118,7 @@ def load_theirs(folder):
 
 
 @given(configs())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_saved_model_goes_to_transformers_and_comes_back(config):
     model = own_model(config)
     with tempfile.TemporaryDirectory() as place:
@@ -173,9 +173,15 @@ def edit(folder, drop=(), **changes):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("attention_bias", [True, False])
-@pytest.mark.parametrize("mlp_bias", [True, False])
-@pytest.mark.parametrize("tie_word_embeddings", [True, False])
+@pytest.mark.parametrize(
+    "attention_bias, mlp_bias, tie_word_embeddings",
+    [
+        (False, False, True),
+        (True, False, False),
+        (False, True, True),
+        (True, True, False),
+    ],
+)
 def test_a_llama_of_transformers_gives_its_logits_here(
     tmp_path, attention_bias, mlp_bias, tie_word_embeddings
 ):
@@ -445,7 +451,7 @@ def test_bfloat16_comes_in_float32_unless_asked_for(tmp_path):
 # --- shards ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("most", [1, 3000, 9000])
+@pytest.mark.parametrize("most", [1, 6000])
 @pytest.mark.parametrize(
     "config",
     [
