@@ -42,7 +42,7 @@ BATCH, CONTEXT, VOCABULARY = 8, 64, 512
 DOCUMENTS, TOKENIZED = 13_000, 1_000  # generated; read by the tokenizer
 HELD_OUT = 256  # windows that are scored, each from a document's start
 RATES = (5e-3, 1e-2, 2e-2)
-TRIAL_SHARE = 4  # a trial of a rate has a quarter of the steps
+TRIAL_SHARE = 6  # a trial of a rate has a sixth of the steps
 TRIAL_SEED = 100  # of none of the scored runs
 BASE = GPTConfig(
     VOCABULARY, CONTEXT, n_layer=2, n_head=4, n_embd=64, init_std=0.04
