@@ -22,22 +22,24 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     >>> check_shapes(*torch.zeros(3, 1, 2, 4, 8))
     """
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError(
-            f"got {shapes}; expected four axes each, (B, H, T, D). Cut the "
-            "width into heads with split_heads first."
+        wanted = (
+            "expected four axes each, (B, H, T, D). Cut the width into heads "
+            "with split_heads first."
         )
-    if q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"got {shapes}; queries and keys need the same B, H and D. "
-            "Only their number of tokens may differ."
+    elif q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
+        wanted = (
+            "queries and keys need the same B, H and D. Only their number of "
+            "tokens may differ."
         )
-    if k.shape[:-1] != v.shape[:-1]:
-        raise ValueError(
-            f"got {shapes}; each key needs its value, so k and v need the "
-            "same B, H and S."
+    elif k.shape[:-1] != v.shape[:-1]:
+        wanted = (
+            "each key needs its value, so k and v need the same B, H and S."
         )
+    else:
+        return
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    raise ValueError(f"got {shapes}; {wanted}")
 
 
 def causal_mask(
@@ -132,13 +134,16 @@ def check_groups(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     >>> check_groups(torch.zeros(1, 4, 3, 8), *torch.zeros(2, 1, 2, 3, 8))
     """
-    if k.ndim == 4 and q.ndim == 4 and q.shape[1] % max(1, k.shape[1]):
+    if not q.ndim == k.ndim == 4 or q.shape[1] == k.shape[1]:
+        return check_shapes(q, k, v)
+    H, G = q.shape[1], k.shape[1]
+    if H % max(1, G):
         raise ValueError(
-            f"got {q.shape[1]} heads of queries and {k.shape[1]} of keys; "
-            "each head of keys serves as many heads of queries, so the first "
-            "number must be a multiple of the second."
+            f"got {H} heads of queries and {G} of keys; each head of keys "
+            "serves as many heads of queries, so the first number must be a "
+            "multiple of the second."
         )
-    check_shapes(q[:, : k.shape[1]], k, v)
+    check_shapes(q[:, :G], k, v)
 
 
 def window_mask(

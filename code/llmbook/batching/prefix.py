@@ -87,9 +87,10 @@ class PaddedCache(KVCache):
         Within the model's window, where it has one: ``mask`` is as
         :meth:`mask` gives it, for positions are counted from it too.
         """
-        columns = torch.arange(mask.shape[-1], device=mask.device)
-        before = self.pads[:, None] * (columns >= self.prefix_length)
-        mask = within(mask, columns - before, self.window)
+        if self.window is not None:
+            columns = torch.arange(mask.shape[-1], device=mask.device)
+            before = self.pads[:, None] * (columns >= self.prefix_length)
+            mask = within(mask, columns - before, self.window)
         return [
             partial(self._attend_masked, mask, layer)
             for layer in range(len(self.keys))
