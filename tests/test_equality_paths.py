@@ -5,14 +5,19 @@ windows and experts. The plain pass over one text is the definition.
 """
 
 import copy
+import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
+from llmbook import checkpoint
 from llmbook.accounting import cache_bytes
 from llmbook.attention import record_weights
 from llmbook.batching import (
@@ -26,6 +31,7 @@ from llmbook.batching import (
 )
 from llmbook.cache import KVCache
 from llmbook.config import POSITIONS, GPTConfig, RopeScaling
+from llmbook.model import GPT
 from llmbook.sampling import generate, new_cache
 from tests.references import LLAMA, spread
 
@@ -270,6 +276,62 @@ def test_a_pass_that_ends_half_way_spoils_a_sliding_cache_and_says_so():
     cache.clear()
     expected = model(ids(1, 6))[0]
     assert_close(fed(model, ids(1, 6), [6], cache), expected, **CLOSE)
+
+
+# Kept in a file, moved to another device
+
+
+@every_configuration
+def test_a_checkpoint_keeps_every_part(changes, tmp_path):
+    model = build(changes)
+    path = checkpoint.save(tmp_path / "model", model)
+    again = checkpoint.load_model(path)
+    assert again.config == model.config
+    with torch.no_grad():
+        assert torch.equal(again(ids(2, 24))[0], model(ids(2, 24))[0])
+
+
+def test_a_checkpoint_from_before_the_later_parts_is_still_read(tmp_path):
+    model = build({})
+    path = checkpoint.save(tmp_path / "model", model)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[checkpoint.FORMAT])
+    older = [field.name for field in fields(GPTConfig)][:10]
+    assert older[-1] == "init_std"  # what there was before
+    header["config"] = {name: header["config"][name] for name in older}
+    metadata = {checkpoint.FORMAT: json.dumps(header)}
+    save_file(load_file(path), path, metadata=metadata)
+    again = checkpoint.load_model(path)
+    assert again.config == model.config
+    with torch.no_grad():
+        assert torch.equal(again(ids(2, 24))[0], model(ids(2, 24))[0])
+
+
+@every_configuration
+def test_nothing_stays_behind_on_another_device(changes, monkeypatch):
+    """On a device without numbers: what mixes two devices is refused."""
+    if changes.get("n_expert"):
+        pytest.skip("which rows an expert gets depends on their values")
+    for place in (
+        "model.check_ids",
+        "model.check_each",
+        "positions.check_each",
+    ):
+        monkeypatch.setattr(f"llmbook.{place}", lambda *_: None)
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("meta"):
+            model = GPT(replace(BASE, **changes)).eval()
+            x = torch.zeros(2, 24, dtype=torch.long)
+            places = torch.arange(24).expand(2, -1)
+        logits, loss = model(x, x)
+        assert logits.device.type == loss.device.type == "meta"
+        fed(model, x, [5, 1, 4, 1], new_cache(model, 2))
+        model(x, positions=places)
+        model.attention_weights(x)
+        attends = packed_attends(places, BASE.n_layer, model.config.window)
+        model(x, attends=attends[: model.config.n_layer], positions=places)
+        with pytest.raises(RuntimeError, match="device"):
+            model(x, attends=[lambda q, k, v: q.cpu()] * len(model.blocks))
 
 
 # In 16 bits
