@@ -60,6 +60,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rotary": {"positions": "rotary"},
     "RMSNorm": {"norm": "rmsnorm"},
     "SwiGLU": SWIGLU,
+    "rotary, SwiGLU": SWIGLU | {"positions": "rotary"},
     "2 of 4 kv heads": {"n_kv_head": 2},
     "window of 16": {"window": 16},
     "8 experts": EXPERTS,
