@@ -1,6 +1,6 @@
 """What each modern part is worth: one exchanged at a time, at equal cost.
 
-    python -m benchmarks.modern [--steps 600] [--seeds 3] [--record]
+    python -m benchmarks.modern [--steps 400] [--seeds 3] [--record]
 
 The variants of the chapter on modern parts, trained longer. Every one gets
 the operations of ``--steps`` steps of the base, by formula, and the same
@@ -37,12 +37,12 @@ from llmbook.tokenizer import BPETokenizer
 from llmbook.train import evaluate, train
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "modern.json"
-STEPS, SEEDS = 600, 3
+STEPS, SEEDS = 400, 3
 BATCH, CONTEXT, VOCABULARY = 8, 64, 512
 DOCUMENTS, TOKENIZED = 13_000, 1_000  # generated; read by the tokenizer
 HELD_OUT = 256  # windows that are scored, each from a document's start
 RATES = (5e-3, 1e-2, 2e-2)
-TRIAL_SHARE = 6  # a trial of a rate has a sixth of the steps
+TRIAL_SHARE = 4  # a trial of a rate has a quarter of the steps
 TRIAL_SEED = 100  # of none of the scored runs
 BASE = GPTConfig(
     VOCABULARY, CONTEXT, n_layer=2, n_head=4, n_embd=64, init_std=0.04

@@ -263,45 +263,42 @@ def _below_zero(config, memory, batch_size):
     return room // cache_bytes(config, batch_size, 2, tokens=1)
 
 
+_READ = {
+    _weightless: "The weights need their place too: two bytes each.",
+    _every_head: (
+        "You counted a key and a value for each head of queries. Only "
+        "config.kv_heads of them are kept."
+    ),
+    _keys_only: "You left room for the keys alone; the values are as large.",
+    _one_text: "That is for one text; there are batch_size of them.",
+    _four_bytes: "A number takes two bytes here, not four.",
+}
+_WIDE = GPTConfig(50, 900, n_layer=3, n_head=6, n_kv_head=2, n_embd=30)
+_NARROW = replace(_WIDE, window=16)
+
+
 def _check_longest(answer) -> str | None:
-    wide = GPTConfig(
-        vocab_size=50, context_length=900, n_layer=3, n_head=6, n_kv_head=2,
-        n_embd=30,
-    )  # fmt: skip
-    narrow = replace(wide, window=16)
-    each = cache_bytes(wide, 3, bytes_each=2, tokens=1)
-    memory = 2 * parameters(wide) + 200 * each + 1
-    messages = {
-        _weightless: "The weights need their place too: two bytes each.",
-        _every_head: (
-            "You counted a key and a value for each head of queries. Only "
-            "config.kv_heads of them are kept."
-        ),
-        _keys_only: (
-            "You left room for the keys alone; the values are as large."
-        ),
-        _one_text: "That is for one text; there are batch_size of them.",
-        _four_bytes: "A number takes two bytes here, not four.",
-    }
-    for mistake, message in messages.items():
-        if answer(wide, memory, 3) == mistake(wide, memory, 3):
+    each = cache_bytes(_WIDE, 3, bytes_each=2, tokens=1)
+    memory = 2 * parameters(_WIDE) + 200 * each + 1  # room for 200 tokens
+    for mistake, message in _READ.items():
+        if answer(_WIDE, memory, 3) == mistake(_WIDE, memory, 3):
             return message
-    if answer(wide, memory, 3) != 200:
-        return f"Where 200 tokens fit you have {answer(wide, memory, 3)!r}."
-    if answer(wide, 10 * memory, 3) == _no_limit(wide, 10 * memory, 3):
+    if answer(_WIDE, 10 * memory, 3) == _no_limit(_WIDE, 10 * memory, 3):
         return "Never more than config.context_length, however much fits."
-    if answer(narrow, memory, 3) == _no_window(narrow, memory, 3):
+    if answer(_NARROW, memory, 3) == _no_window(_NARROW, memory, 3):
         return (
             "Right without a window. With one, older tokens are written "
             "over: if a window fits, so does the whole context."
         )
-    if answer(wide, 100, 3) < 0:
+    if answer(_WIDE, 100, 3) < 0:
         return "Where not even the weights fit, say 0."
+    few = memory - 190 * each
     for config, room in (
-        (narrow, memory),
-        (narrow, memory - 190 * each),
-        (wide, 10 * memory),
-        (wide, 100),
+        (_WIDE, memory),
+        (_NARROW, memory),
+        (_NARROW, few),
+        (_WIDE, 10 * memory),
+        (_WIDE, 100),
     ):
         got, wanted = answer(config, room, 3), longest_text(config, room, 3)
         if got != wanted:
