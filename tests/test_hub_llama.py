@@ -443,6 +443,11 @@ def test_bfloat16_comes_in_float32_unless_asked_for(tmp_path):
         up = ours.blocks[1].feed_forward.up.weight
         expected = theirs.model.layers[1].mlp.up_proj.weight
         assert torch.equal(up, expected.to(dtype))  # widened, not rounded
+    idx = torch.arange(16)[None]
+    with torch.no_grad():
+        logits, wanted = ours(idx)[0], theirs(idx).logits
+    assert logits.dtype == torch.bfloat16
+    assert_close(logits, wanted, atol=0.1, rtol=0.05)  # of 8 bits each
     saved = hub.save_pretrained(own_vocabulary(ours), BYTES, tmp_path / "x")
     kinds = {t.dtype for t in load_file(saved / "model.safetensors").values()}
     assert kinds == {torch.bfloat16}

@@ -111,7 +111,7 @@ def chain(merges, numbers=None):
     return content
 
 
-TWICE = [("a", "b"), ("b", "c"), ("ab", "c"), ("abc", "d"), ("a", "bc")]
+TWICE = [("b", "c"), ("a", "b"), ("ab", "c"), ("a", "bc"), ("abc", "d")]
 ORDER = [("a", "b"), ("b", "c"), ("bc", "d"), ("ab", "cd"), ("c", "d")]
 
 

@@ -223,11 +223,11 @@ def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> Tokenizer:
         OSError: it has to be downloaded, and that failed; GPT-2's, by its
             name, is a RuntimeError then.
     """
-    folder = Path(name_or_dir)
-    if not folder.is_dir() and name_or_dir in GPT2_SIZES:
+    name, folder = os.fspath(name_or_dir), Path(name_or_dir)
+    if not folder.is_dir() and name in GPT2_SIZES:
         return gpt2()
-    if not folder.is_dir() and name_or_dir in REPOSITORIES:
-        folder = download(os.fspath(name_or_dir), [TOKENIZER])
+    if not folder.is_dir() and name in REPOSITORIES:
+        folder = download(name, [TOKENIZER])
     path = folder / TOKENIZER
     if not path.is_file():
         raise ValueError(
