@@ -334,6 +334,12 @@ def test_of_many_products_the_largest_are_listed_with_the_rest_as_one(
     more.click()
     expect(page.locator(".sum caption").first).to_have_text("All 16 products")
     assert len(products_shown(page)) == 16
+    bars = page.locator(".signed i").evaluate_all(
+        "bars => bars.map(bar => parseFloat(bar.style.width))"
+    )
+    top = max(map(abs, row.products))
+    wanted = [50 * abs(p) / top for p in row.products]
+    assert bars == pytest.approx(wanted, abs=1e-3)
     fewer = page.get_by_role("button", name="Only the 8 largest")
     expect(fewer).to_be_focused()
     expect(page.locator(".sum li").first).to_contain_text("turned by")
@@ -660,6 +666,17 @@ def test_a_token_is_data_wherever_it_stands(show, viewport):
     assert violations(page) == []
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= viewport["width"]
+
+
+def test_what_is_said_never_moves_the_map_from_under_the_pointer(show):
+    page = show(awkward_figure(), viewport=NARROW)
+    places = set()
+    for query, key in ((0, 0), (11, 1), (1, 11), (10, 10)):
+        cell(page, query, key).hover()
+        page.wait_for_timeout(40)
+        box = cell(page, 5, 5).bounding_box()
+        places.add(box["y"] + page.evaluate("scrollY"))
+    assert len(places) == 1
 
 
 def test_a_screen_reader_has_tables_names_and_one_status(show, figure):

@@ -9,10 +9,18 @@ const ARC_HEIGHT = 58; // pixels: the widest arc's
 const ARC_WIDTH = 7; // pixels: an arc's that carries all the weight
 const FAINTEST = 0.005; // a weight whose arc can still be seen
 const LEVELS = 64;
+const LONGEST_NAME = 18; // characters of a token in the line above the maps
 
 /** A token's text, kept from reordering the words around it. */
 function tokenName(text, kind = "") {
   return element("bdi", { class: `token ${kind}`.trim() }, text);
+}
+
+/** A token cut to what fits into a line that must not grow. */
+function shortened(text) {
+  const characters = Array.from(text);
+  return characters.length <= LONGEST_NAME ? text
+    : `${characters.slice(0, LONGEST_NAME - 1).join("")}…`;
 }
 
 /** Why (query, key) is closed: "after", "window"; null where it is open. */

@@ -32,8 +32,9 @@ function productTable(query, key, names, all, showAll) {
   const terms = products(query, key);
   const order = terms.map((_, i) => i)
     .sort((i, j) => Math.abs(terms[j]) - Math.abs(terms[i]));
-  const shown = (all ? order : order.slice(0, TERMS)).sort((i, j) => i - j);
-  const largest = Math.abs(terms[order[0]] ?? 0);
+  const largest = Math.abs(terms[order[0]]);
+  const shown = order.slice(0, all ? terms.length : TERMS)
+    .sort((i, j) => i - j);
   const rows = shown.map((i) => line(String(i),
     [written(query[i]), written(key[i]), written(terms[i]),
       signedBar(terms[i], largest)]));

@@ -26,7 +26,7 @@ function weightTable(node, tokens, weights, query) {
 
 /** The sentence under the controls: who looks at whom, how much. */
 function readout(node, data, query, key, weight) {
-  const name = (kind, i) => tokenName(data.tokens[i], kind);
+  const name = (kind, i) => tokenName(shortened(data.tokens[i]), kind);
   const parts =
     weight !== null
       ? [name("query", query), " looks at ", name("key", key),
@@ -37,7 +37,7 @@ function readout(node, data, query, key, weight) {
            name("query", query), ", so this query may not look at it"]
         : ["masked: ", name("key", key), " is out of the window of ",
            name("query", query)];
-  node.replaceChildren(...parts);
+  node.replaceChildren(element("span", {}, ...parts));
 }
 
 /** The state as a part of the address, and back. */
@@ -190,6 +190,7 @@ function drawAttention(root, data, state, stops) {
   followSize(root, parts, data, weight, redraw, stops);
   let painted = null; // which layer and head the cells show
   let summed = null; // which cell the panel shows
+  let brought = null; // which token the sentence was scrolled to
 
   function update() {
     const at = Object.fromEntries(["layer", "head", "query", "key"].map(
@@ -211,7 +212,8 @@ function drawAttention(root, data, state, stops) {
       node.classList.toggle("looked-at", i === key);
       node.tabIndex = i === at.query ? 0 : -1;
     });
-    if (!act.passing) showToken(parts.strip, query);
+    if (at.query !== brought) showToken(parts.strip, at.query);
+    brought = at.query;
     drawArcs(parts.strip, weights, query, key);
     markCell(parts, query, key);
     rove(parts, at.query, at.key);
