@@ -403,10 +403,13 @@ def test_a_model_is_one_graph_and_computes_the_same_as_one(changes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [*COMPILED, EXPERTS], ids=named)
-def test_compiled_logits_and_gradients_are_the_same(changes):
+@pytest.mark.parametrize("changes", [*COMPILED[2:], EXPERTS], ids=named)
+def test_compiled_logits_and_gradients_are_the_same(
+    changes, tmp_path, monkeypatch
+):
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, x = build(changes).train(), ids(2, 24)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=not changes.get("n_expert"))
