@@ -434,6 +434,23 @@ def test_a_page_without_a_kernel_has_one_head_off_at_a_time(show, figure):
     expect(toggle).to_be_focused()
 
 
+def test_several_heads_that_the_author_switched_off_come_back(show):
+    model, tokenizer = trained.trained()
+    pair = [(0, 2), (1, 1)]
+    figure = AttentionExplorer.from_model(
+        model, tokenizer, trained.SENTENCE, off=pair, name="fig-pair"
+    )
+    page = show(figure)
+    both = "Without layer 0, head 2 and layer 1, head 1"
+    expect(page.locator(".said")).to_contain_text(both)
+    small(page, 1, 1).click()
+    page.get_by_role("button", name="All heads on").click()
+    expect(page.locator(".said")).to_contain_text("All heads are on")
+    page.go_back()
+    expect(page.locator(".said")).to_contain_text(both)
+    expect(page.locator(".small.off")).to_have_count(2)
+
+
 def test_the_listed_and_the_others_make_up_the_whole(show, figure):
     page = show(figure, at="#fig-one=layer1.head1.row3.col3.off1-1")
     for column in (1, 2):

@@ -137,12 +137,9 @@ class AttentionExplorer(Explorer):
             caption,
             name,
             data=self._data(hint),
-            layer=layer,
-            head=head,
-            query=query,
-            key=key,
             opened=opened,
             off=list(off),
+            **{"layer": layer, "head": head, "query": query, "key": key},
         )
 
     @classmethod

@@ -47,7 +47,10 @@ function addressCodec(data, state) {
     layer: data.n_layer, head: data.n_head, row: T, col: T,
   };
   const traits = { layer: "layer", head: "head", row: "query", col: "key" };
-  const start = { off: [], opened: false };
+  const start = { opened: false };
+  const stored = (off) => // one head at a time, and what the author chose
+    off.length < 2 || state.get("outcome").name === setName(off)
+      ? off : off.slice(-1);
   for (const name of Object.values(traits)) start[name] = state.get(name);
   const write = (state) => [
     ...Object.entries(traits).map(([name, trait]) => name + state.get(trait)),
@@ -55,17 +58,18 @@ function addressCodec(data, state) {
     ...state.get("off").map((pair) => `off${pair.join("-")}`),
   ].join(".");
   const read = (text) => {
-    const found = { ...start, off: [] };
+    const found = { ...start };
+    const off = [];
     for (const part of text.split(".")) {
       const [, name, value] = part.match(/^([a-z]+)(\d{1,4})$/) ?? [];
       if (Number(value) < limits[name]) found[traits[name]] = Number(value);
       const [, layer, head] = part.match(/^off(\d{1,4})-(\d{1,4})$/) ?? [];
       if (Number(layer) < data.n_layer && Number(head) < data.n_head) {
-        found.off = [[Number(layer), Number(head)]]; // stored: one at a time
+        off.push([Number(layer), Number(head)]);
       }
       if (part === "open") found.opened = Boolean(data.queries);
     }
-    return { ...found, off: data.singly ? found.off : [] };
+    return { ...found, off: data.singly ? stored(off) : [] };
   };
   const place = (text) => text.replace(/\.(row|col)\d+/g, "");
   return { write, read, place };
