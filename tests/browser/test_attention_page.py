@@ -361,6 +361,10 @@ def test_a_closed_cell_says_why_and_has_a_score_all_the_same(
     steps = other.locator(".sum > li")
     expect(steps.nth(2)).to_contain_text("stands 4 tokens before")
     expect(steps.nth(2)).to_contain_text("looks back over 3 tokens")
+    closed = other.locator(".cell").evaluate_all(
+        "cells => cells.map(c => c.classList.contains('masked'))"
+    )
+    assert closed == (~grouped.mask).flatten().tolist()
     background = other.locator('.cell[data-query="6"][data-key="2"]').evaluate(
         "c => getComputedStyle(c).backgroundImage"
     )
