@@ -173,6 +173,8 @@ def test_activations_are_what_autograd_keeps(changes, B, T):
     x, y = ids(config, B, T), ids(config, B, T, seed=1)
     kept = kept_for_backward(model, x, y)
     assert_close(activation_bytes(config, B, T), kept, rtol=2e-3, atol=0)
+    kept = kept_for_backward(model.bfloat16(), x, y)
+    assert_close(activation_bytes(config, B, T, 2), kept, rtol=2e-2, atol=0)
 
 
 def test_the_shares_of_the_balance_loss_are_all_that_is_left_out():

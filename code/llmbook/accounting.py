@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from llmbook.config import GPTConfig
 
-FLOAT_BYTES = 4  # float32, in which the loss is computed whatever comes
+FLOAT_BYTES = 4  # float32, in which some things are computed whatever comes
 ID_BYTES = 8  # a token id, or the number of an expert, as int64
 TRAINING = 3  # the backward pass multiplies twice: Kaplan et al. 2020, 2.1
 
@@ -143,7 +143,8 @@ def activation_bytes(
     fused kernel, which stores no weights, and without dropout. The ids and
     the log-probabilities of the loss are counted too; weights, gradients
     and the optimizer's averages are not. ``bytes_each`` is the size of a
-    number in the residual stream.
+    number in the model: 2 for one in bfloat16, of which some steps are in
+    float32 all the same.
 
     >>> one, two = (activation_bytes(GPTConfig(), 1, T) for T in (64, 128))
     >>> two / one  # nothing grows with the square of T
@@ -158,34 +159,50 @@ def activation_bytes(
         numbers += c.n_layer * T * T  # a mask: then the square comes back
     chosen = 3 * c.n_expert_used if c.n_expert else 0  # expert, token, choice
     whole = N * (2 + c.n_layer * chosen)  # 2: the ids, and the targets
-    loss = N * c.vocab_size
-    return bytes_each * numbers + ID_BYTES * whole + FLOAT_BYTES * loss
+    return (
+        bytes_each * numbers
+        + ID_BYTES * whole
+        + FLOAT_BYTES * N * _floats_kept(c)
+    )
+
+
+def _floats_kept(c: GPTConfig) -> int:
+    """Numbers a token in float32, whatever the model is in.
+
+    The loss's log-probabilities, a sum of exponentials for each head, what
+    RMSNorm squared and the root of it, and the probabilities of a router.
+    """
+    sums = c.n_layer * c.n_head
+    norms = 2 * c.n_layer + 1 if c.norm == "rmsnorm" else 0
+    routing = c.n_expert + c.n_expert_used if c.n_expert else 0
+    squared = norms * (c.n_embd + 1)
+    return c.vocab_size + sums + squared + c.n_layer * routing
 
 
 def _norm_keeps(c: GPTConfig) -> int:
-    """Numbers a token: what a norm read, what it found, what it gave.
+    """Numbers a token: the vector that a norm read, and the one it gave.
 
-    RMSNorm finds one number, the root, where LayerNorm finds two, and
-    keeps the vector from before the gains.
+    LayerNorm adds the mean and the deviation that it found. RMSNorm reads
+    in float32, and keeps the vector from before the gains too.
     """
-    found = 2 if c.norm == "layernorm" else 1 + c.n_embd
-    return c.n_embd + found + c.n_embd
+    found = 2 if c.norm == "layernorm" else 0
+    return 2 * c.n_embd + found
 
 
 def _attention_keeps(c: GPTConfig) -> int:
-    """Numbers a token: queries, keys, values, the mix, and a sum a head.
+    """Numbers a token: queries, keys, values, and the mix.
 
     Rotary positions keep queries and keys a second time, turned. What
     changes the layout of the queries has the mix copied once more.
     """
     H, G = c.n_head, c.kv_heads
-    mixed_and_sum = H * c.key_width + H
+    mixed = H * c.key_width
     if c.positions == "alibi":
-        return (H + 2 * G) * c.key_width + mixed_and_sum + c.n_embd
+        return (H + 2 * G) * c.key_width + mixed + c.n_embd
     if c.positions == "rotary":
         turned = (H + G) * c.head_dim
-        return _qkv(c) + turned + mixed_and_sum + c.n_embd
-    return _qkv(c) + mixed_and_sum
+        return _qkv(c) + turned + mixed + c.n_embd
+    return _qkv(c) + mixed
 
 
 def _feed_keeps(c: GPTConfig) -> int:
@@ -198,6 +215,5 @@ def _feed_keeps(c: GPTConfig) -> int:
     bend = (4 if c.feed_forward == "swiglu" else 2) * c.ff_width
     if not c.n_expert:
         return bend
-    k, share = c.n_expert_used, 1
-    routing = c.n_expert + k  # all probabilities, and the chosen weights
-    return routing + k * (bend + 3 * c.n_embd + share)
+    share = 1
+    return c.n_expert_used * (bend + 3 * c.n_embd + share)
