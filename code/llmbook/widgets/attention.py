@@ -22,14 +22,18 @@ from llmbook.widgets.tokens import visible
 
 MAX_TOKENS = 64  # more cells than 64 x 64 are no longer told apart
 SAME_WEIGHT = 1e-2  # how far weights may be from the queries' and keys'
+REST = "Try: rest on a token to see where it looks, "
 HINT = (
-    "Try: rest on a token to see where it looks, then change the head. In "
-    "the map, the arrow keys walk from cell to cell."
+    f"{REST}then change the head. In the map, the arrow keys walk from cell "
+    "to cell."
+)
+OPEN_HINT = (
+    f"{REST}choose another head, and open a cell (click, or Enter) to see "
+    "the sum behind its weight."
 )
 FULL_HINT = (
-    "Try: rest on a token to see where it looks, choose another head from "
-    "the small maps, and open a cell (click, or Enter) to see the sum behind "
-    "its weight. Then switch the head off."
+    f"{REST}choose another head from the small maps, and open a cell (click, "
+    "or Enter) to see the sum behind its weight. Then switch the head off."
 )
 NOTES = {
     "rotary": "Queries and keys are shown as the scores see them, already "
@@ -121,7 +125,7 @@ class AttentionExplorer(Explorer):
         window: int | None = None,
         note: str = "",
         switchboard: Switchboard | None = None,
-        hint: str = HINT,
+        hint: str | None = None,
     ) -> None:
         mask = open_mask(len(tokens), causal, window)
         self.weights = checked_weights(weights, mask)
@@ -136,7 +140,7 @@ class AttentionExplorer(Explorer):
             alt or f"Attention weights among {len(tokens)} tokens, as a map.",
             caption,
             name,
-            data=self._data(hint),
+            data=self._data(hint or self._hint()),
             opened=opened,
             off=list(off),
             **{"layer": layer, "head": head, "query": query, "key": key},
@@ -150,7 +154,6 @@ class AttentionExplorer(Explorer):
         text: str | Sequence[int],
         *,
         numbers: bool = True,
-        hint: str | None = None,
         **choices: Any,
     ) -> AttentionExplorer:
         """The figure in full: what ``model`` does when it reads ``text``.
@@ -161,9 +164,8 @@ class AttentionExplorer(Explorer):
             text: what is read; or its token ids, special ones included.
             numbers: False leaves out the sums and the switches, which take
                 much room where heads are many.
-            hint: one line that says what to try.
             choices: ``alt``, ``caption``, ``name``, ``layer``, ``head``,
-                ``query``, ``key``, ``opened`` and ``off``.
+                ``query``, ``key``, ``opened``, ``off`` and ``hint``.
 
         Raises:
             ValueError: as for the class, or the text does not fit.
@@ -179,9 +181,13 @@ class AttentionExplorer(Explorer):
                 "switchboard": Switchboard(model, tokenizer, ids),
                 "note": NOTES.get(model.config.positions, ""),
             }
-        hint = hint or (FULL_HINT if numbers else HINT)
         window = model.config.window
-        return cls(seen.weights, tokens, window=window, hint=hint, **choices)
+        return cls(seen.weights, tokens, window=window, **choices)
+
+    def _hint(self) -> str:
+        if self.switchboard is not None:
+            return FULL_HINT
+        return HINT if self.vectors is None else OPEN_HINT
 
     def _data(self, hint: str) -> dict[str, Any]:
         L, H, T, _ = self.weights.shape

@@ -129,7 +129,7 @@ function sumSteps(data, row, vectors, { query, key, weight }, all, showAll) {
     [p("Softmax makes shares of the row’s scores: e to the score less " +
       `${written(row.highest)}, the largest open one, divided by the sum.`,
     sum(row.weights) === UNIT ? ""
-      : " Each share is rounded, so together they miss 1 by a last digit."),
+      : " Each share is rounded, so together they are 1 only nearly."),
     softmaxTable(data, row, query, key),
     closed ? null : weightLine(row, key, weight)],
   ];
