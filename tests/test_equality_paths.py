@@ -120,7 +120,7 @@ def test_cached_is_uncached_however_the_text_is_cut(changes, pieces):
 @every_configuration
 def test_greedy_tokens_are_the_same_cached_uncached_and_batched(changes):
     model = build(changes)
-    prompts = rows(3, 11, 1)
+    prompts = rows(3, 11, 1, 6)
     alone = [generate(model, p, 9, temperature=0) for p in prompts]
     plain = [
         generate(model, p, 9, temperature=0, use_cache=False) for p in prompts
