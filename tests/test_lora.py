@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from llmbook import checkpoint, hub, lora
 from llmbook.config import GPTConfig, TrainConfig, preset
+from llmbook.hub.names import their_tensors
 from llmbook.model import GPT
 from llmbook.sampling import generate
 from llmbook.tokenizer import BPETokenizer
@@ -263,7 +264,7 @@ def test_peft_computes_the_same_outputs_and_gradients(both):
 def test_peft_merges_to_the_same_weights(both):
     ours, theirs, _ = both
     merged = theirs.merge_and_unload().state_dict()
-    for name, tensor in hub.their_state(lora.merge(ours)).items():
+    for name, tensor in their_tensors(lora.merge(ours)):
         assert_close(tensor, merged[name], **CLOSE)
 
 
