@@ -50,7 +50,8 @@ class PaddedCache(KVCache):
     """A :class:`KVCache` whose rows begin with padding, and may leave.
 
     ``pads`` (B,) counts the padding of each row, behind ``prefix`` where
-    there is one; ``columns`` of both and of tokens fit.
+    there is one; ``columns`` of both and of tokens fit. Rows of different
+    lengths leave a window at different columns, so none is written over.
     """
 
     def __init__(
