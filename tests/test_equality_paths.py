@@ -227,6 +227,23 @@ def test_past_the_context_the_text_slides_with_a_cache_and_without(changes):
 
 
 @every_configuration
+def test_a_context_of_one_token_is_a_context(changes):
+    model = build({**changes, "context_length": 1})
+    cached = generate(model, [7], 5, temperature=0)
+    assert cached == generate(model, [7], 5, temperature=0, use_cache=False)
+    assert len(cached) == 6
+    with torch.no_grad():
+        logits, _ = model(torch.tensor([[7], [8]]))
+        assert_close(
+            fed(model, ids(2, 1), [1], new_cache(model, 2)),
+            model(ids(2, 1))[0],
+            **CLOSE,
+        )
+    [row] = logprobs(model, [[7, 3]])
+    assert_close(row, logits[0, 0].log_softmax(-1)[3:4], **LOOSE)
+
+
+@every_configuration
 def test_each_parameter_learns(changes):
     model = build(changes).train()
     model(ids(4, 24), ids(4, 24, seed=1))[1].backward()
