@@ -378,13 +378,15 @@ def test_two_interruptions_in_a_row_leave_and_one_does_not(
 
 
 CHILD = """
-import fcntl, os, sys, termios
+import fcntl, os, select, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes from this terminal
 from llmbook import cli
 from llmbook.cli import chatting
 gate, folder, stream = int(sys.argv[1]), sys.argv[2], chatting.stream
 def gated(*arguments, **choices):
     for token in stream(*arguments, **choices):
+        while not select.select([gate], [], [], 0.05)[0]:
+            pass  # a signal just before a read that waits would wait with it
         os.read(gate, 1)
         yield token
 chatting.stream = gated
