@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.exercises import Exercise, register
-from llmbook.positions import alibi_slopes, rotary_speeds
+from llmbook.positions import (
+    ALIBI_STEEPEST,
+    alibi_slopes,
+    rotary_speeds,
+)
 
 TOLERANCE = 1e-5
 
@@ -83,10 +87,43 @@ _LOOKUP = {
 }
 
 
+def _indexed(ids, table):
+    return table[ids]
+
+
+_INDEXING = {
+    Tensor.__getitem__,
+    Tensor.index_select,
+    torch.index_select,
+    F.embedding,
+}
+
+
+class _NotIndexedError(Exception):
+    """Somebody asked a guarded table for rows by their numbers."""
+
+
+class _Guarded(Tensor):
+    """A table that may be multiplied, but not indexed."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func in _INDEXING:
+            raise _NotIndexedError
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 def _check_lookup(answer) -> str | None:
     ids, table = torch.tensor([3, 1, 3, 4]), _draw(5, 3)
     got = answer(ids, table)
     if _same(got, table[ids]):
+        try:
+            answer(ids, table.as_subclass(_Guarded))
+        except _NotIndexedError:
+            return (
+                "The rows are right, but the table was indexed. Make a "
+                "matrix (T, V) of zeros with a 1 in each row, and multiply."
+            )
         return None
     return _named(got, _LOOKUP, ids, table) or (
         f"Expected the rows {ids.tolist()} of the table, shape (4, 3); got "
@@ -106,6 +143,7 @@ register(
             "ids as numbers": _ids_as_numbers,
             "counted from one": _counted_from_one,
             "transposed": _columns,
+            "indexed": _indexed,
         },
         "A matrix of zeros, a few ones, and a linear layer without a bias.",
     )
@@ -127,6 +165,11 @@ def _by_product(table, i, k):
     products = table @ table[i]
     products[i] = -math.inf
     return products.topk(k).indices.tolist()
+
+
+def _by_product_less_one(table, i, k):
+    """Row i need not come first among the products."""
+    return (table @ table[i]).argsort(descending=True)[1 : k + 1].tolist()
 
 
 def _by_distance(table, i, k):
@@ -155,6 +198,11 @@ _NEIGHBOURS = {
     _by_product: (
         "These have the largest dot products. Long rows win there, whatever "
         "they point at: divide by both lengths."
+    ),
+    _by_product_less_one: (
+        "These have the largest dot products but for the very largest, which "
+        "was not row i itself: under a product a longer row can beat it. "
+        "Divide by both lengths."
     ),
     _by_distance: (
         "These are the nearest points. A row that points the same way and is "
@@ -192,6 +240,7 @@ register(
         neighbours,
         {
             "dot product": _by_product,
+            "dot product, the first left out": _by_product_less_one,
             "distance": _by_distance,
             "itself": _with_itself,
             "farthest": _farthest,
@@ -231,9 +280,9 @@ def _averaged(distance, C):
     return closeness(distance, C) / (C // 2)
 
 
-def _from_zero(distance, C):
-    """The first position's vector is 0, 1, 0, 1, ...; this adds it twice."""
-    return closeness(distance, C) + closeness(0, C)
+def _twice_as_many(distance, C):
+    speeds = (BASE ** (-2 * i / C) for i in range(C))
+    return sum(math.cos(distance * speed) for speed in speeds)
 
 
 _CLOSENESS = {
@@ -250,9 +299,9 @@ _CLOSENESS = {
         "10000 ** (-2 * i / C), so that the last comes close to 1 / 10000."
     ),
     _averaged: "A dot product is a sum; you took the mean over the hands.",
-    _from_zero: (
-        "The product of the first position with itself has been added. The "
-        "sum of the cosines of the differences is all there is."
+    _twice_as_many: (
+        "Your i goes on after hand C / 2 - 1, to hands so slow that each "
+        "adds nearly 1. Two numbers make one hand: there are C / 2."
     ),
 }
 
@@ -286,7 +335,7 @@ register(
             "C hands": _every_number,
             "half the exponent": _half_as_slow,
             "mean": _averaged,
-            "twice": _from_zero,
+            "too many hands": _twice_as_many,
         },
         "Neither position is needed to compute it. That is the point.",
     )
@@ -654,7 +703,26 @@ def _slopes_by_place(scores):
     return scores - slopes[:, None, None] * (place[:, None] - place)
 
 
+def _from_zero_on(scores):
+    H, T, _ = scores.shape
+    place = torch.arange(T)
+    slopes = 2.0 ** (-ALIBI_STEEPEST * torch.arange(H) / H)
+    return scores - slopes[:, None, None] * (place[:, None] - place)
+
+
+def _heads_reversed(scores):
+    return alibi(scores.flip(0)).flip(0)
+
+
 _ALIBI = {
+    _from_zero_on: (
+        "Your first head has slope 1. Counted from 0, head h has "
+        "2 ** (-8 * (h + 1) / H): ask alibi_slopes(H)."
+    ),
+    _heads_reversed: (
+        "The slopes are right, but the heads are in reversed order: the "
+        "first is the steepest."
+    ),
     _rewarded: (
         "Far keys gain instead of losing. Row m is the query, column n the "
         "key: m - n is how far back it stands."
@@ -707,6 +775,8 @@ register(
             "one head's slope": _same_for_all_heads,
             "multiplied": _multiplied,
             "halves each time": _slopes_by_place,
+            "counted from zero": _from_zero_on,
+            "heads reversed": _heads_reversed,
         },
         "Four heads, four opinions on how far to look.",
     )
