@@ -187,6 +187,7 @@ def _steps(explorer: AttentionExplorer) -> list[str]:
     )
     return [
         *steps,
+        "the mask is open: the key is not in the future",
         f"less {written(highest)}, the row’s largest: "
         f"{written(row.scores[key] - highest)}",
         f"e to that: {written(row.powers[key])}",
