@@ -241,6 +241,17 @@ def test_the_balance_loss_is_one_where_all_is_even_and_e_where_all_is_one():
     assert found.item() == pytest.approx(4.0)
 
 
+def test_the_balance_loss_is_below_one_where_idle_experts_lose_by_a_hair():
+    scores = torch.full((8, 8), -30.0)
+    scores[:, 4:] = 0  # never chosen, and as probable as the chosen one
+    chosen = torch.arange(8).remainder(4)
+    scores[torch.arange(8), chosen] = 1e-4
+    experts, _ = route(scores, 1)
+    assert torch.equal(experts[:, 0], chosen)
+    found = balance_loss(scores, experts).item()
+    assert found == pytest.approx(0.4, abs=1e-3)  # 8 × 4 × 1/4 × 1/20
+
+
 def test_following_the_balance_loss_evens_the_load():
     torch.manual_seed(0)
     x, router = torch.randn(200, 8) + 1, nn.Linear(8, 4, bias=False)

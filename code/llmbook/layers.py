@@ -182,7 +182,7 @@ def route(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def balance_loss(scores: Tensor, experts: Tensor) -> Tensor:
-    """How unevenly tokens use the experts: 1 at best, E at worst.
+    """How unevenly tokens use the experts: 1 if evenly, E at most.
 
     ``scores`` (N, E) are the router's and ``experts`` (N, k) its choices.
     The share of choices that fell on an expert, times the mean probability

@@ -214,7 +214,7 @@ register(
 
 
 def longest_text(config: GPTConfig, memory: int, batch_size: int) -> int:
-    """Tokens whose keys and values fit beside the weights, two bytes each."""
+    """How long each text may be, in tokens, with all numbers in two bytes."""
     room = memory - 2 * parameters(config)
     each = cache_bytes(config, batch_size, bytes_each=2, tokens=1)
     fit = max(0, room) // each
@@ -302,7 +302,10 @@ def _check_longest(answer) -> str | None:
     ):
         got, wanted = answer(config, room, 3), longest_text(config, room, 3)
         if got != wanted:
-            return f"For {config} and {room:,} bytes expected {wanted}."
+            return (
+                f"For a window of {config.window} and {room:,} bytes "
+                f"expected {wanted}, got {got!r}."
+            )
     return None
 
 
@@ -582,7 +585,8 @@ register(
             "half of them": _half_of_them,
         },
         "That is right: the loss weighs loads by probabilities, and an "
-        "undecided router shows it none.",
+        "undecided router shows it none. To get below 1, let idle experts "
+        "lose by a hair.",
     )
 )
 
