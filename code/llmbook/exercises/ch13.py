@@ -85,8 +85,15 @@ def _own_follower(ids):
     ]
 
 
+def _counts_itself(ids):
+    return [
+        ids[i + 1] if i + 1 < len(ids) else what_followed(ids)[i]
+        for i in range(len(ids))
+    ]
+
+
 def _check_followed(answer) -> str | None:
-    ids = [5, 3, 5, 9, 3, 5, 7, 3, 3]
+    ids = [4, 5, 3, 5, 9, 3, 5, 7, 3, 3]
     hints = {
         _first_time: "You take the first occurrence. Asked is what followed "
         "the last one before the present token.",
@@ -96,6 +103,9 @@ def _check_followed(answer) -> str | None:
         "that looks at the same token. Go one place further.",
         _own_follower: "You look at what follows the present token: that is "
         "the future, which is to be guessed.",
+        _counts_itself: "You count the present token as its own last "
+        "occurrence, and so return what comes next, the future. Look only "
+        "at places before it.",
     }
     got = list(answer(list(ids)))
     for mistake, hint in hints.items():
@@ -120,6 +130,7 @@ register(
             "what came before": _what_came_before,
             "the token itself": _itself,
             "own follower": _own_follower,
+            "counts itself": _counts_itself,
         },
         praise="That is right. A model does the same with two heads, for "
         "tokens that it has never seen side by side in training.",
@@ -156,6 +167,14 @@ def _all_rows(weights, period):
     return weights.diagonal(-(period - 1), dim1=-2, dim2=-1).mean(-1)
 
 
+def _one_early(weights, period):
+    return _back(weights, period - 1, period + 1)
+
+
+def _previous(weights, period):
+    return _back(weights, 1, period)
+
+
 def _future(weights, period):
     shares = weights.diagonal(period - 1, dim1=-2, dim2=-1)
     return shares[..., -period:].mean(-1)
@@ -173,6 +192,10 @@ def _check_score(answer) -> str | None:
         "The one to copy stands after it: period - 1 back.",
         _all_rows: "You average over all queries that have such a token. "
         "Only those in the second half have seen the row before.",
+        _one_early: "You begin one query early: the last token of the first "
+        "row has no copy to look for yet. Average over the last period.",
+        _previous: "You look at the token just before. That finds "
+        "previous-token heads; the token to copy is period - 1 back.",
         _future: "That is the diagonal above the main one, where the mask "
         "is closed. Rows are queries, columns keys: look below it.",
         _summed: "You summed the shares. The score is their mean.",
@@ -201,6 +224,8 @@ register(
             "the same token": _same_token,
             "one too far": _one_too_far,
             "all rows": _all_rows,
+            "one early": _one_early,
+            "the previous": _previous,
             "the future": _future,
             "summed": _summed,
         },
@@ -415,6 +440,16 @@ def _no_norm(parts, gain, row, eps=1e-5):
     return parts @ row
 
 
+def _gain_alone(parts, gain, row, eps=1e-5):
+    return (parts * gain) @ row
+
+
+def _bessel(parts, gain, row, eps=1e-5):
+    scale = torch.sqrt(parts.sum(0).var() + eps)
+    centred = parts - parts.mean(-1, keepdim=True)
+    return (centred / scale * gain) @ row
+
+
 def _not_centred(parts, gain, row, eps=1e-5):
     scale = torch.sqrt(parts.sum(0).var(correction=0) + eps)
     return (parts / scale * gain) @ row
@@ -441,6 +476,10 @@ def _check_parts(answer) -> str | None:
         "divides by that of the whole stream, the same for all parts.",
         _no_norm: "The norm is missing: parts are centred, divided by the "
         "stream's standard deviation, and multiplied by the gain.",
+        _gain_alone: "The gain is there and the norm is not: centre the "
+        "parts and divide them by the stream's standard deviation.",
+        _bessel: "You divide by C - 1 in the variance, as torch.var does "
+        "unless told. LayerNorm divides by C: correction=0.",
         _not_centred: "LayerNorm subtracts the mean first; the mean of a "
         "sum is the sum of the means, so each part loses its own.",
         _no_gain: "The gain is missing; it stands between norm and head.",
@@ -467,6 +506,8 @@ register(
         {
             "each by its own norm": _norm_each,
             "no norm": _no_norm,
+            "gain alone": _gain_alone,
+            "C - 1": _bessel,
             "not centred": _not_centred,
             "no gain": _no_gain,
             "left out": _left_out,
@@ -505,6 +546,10 @@ def _length_of_mixture(weights, values, through):
     return weights * written.norm(dim=-1)[:, None]
 
 
+def _length_alone(weights, values, through):
+    return (values @ through.T).norm(dim=-1).expand_as(weights)
+
+
 def _squared(weights, values, through):
     return weights * (values @ through.T).square().sum(-1)
 
@@ -520,6 +565,8 @@ def _check_carried(answer) -> str | None:
         "key, so its length scales the columns.",
         _length_of_mixture: "You measure the mixture of all keys. Asked is "
         "what each key brings to it.",
+        _length_alone: "The weights are missing: a long value that nobody "
+        "looks at brings nothing.",
         _squared: "You took the square of the length.",
     }
     hint = _first_hint(answer, hints, *given)
@@ -541,6 +588,7 @@ register(
             "before the projection": _before_projection,
             "length at the query": _length_of_query,
             "length of the mixture": _length_of_mixture,
+            "length alone": _length_alone,
             "squared": _squared,
         },
     )
