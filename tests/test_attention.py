@@ -1,6 +1,7 @@
 """Attention against PyTorch's own, by hand, and by its properties."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,13 +12,20 @@ from torch.testing import assert_close
 
 from llmbook.attention import (
     CausalSelfAttention,
+    GroupedQueryAttention,
     attention,
     causal_mask,
+    check_groups,
     check_shapes,
+    grouped_attention,
+    masked_attention,
     merge_heads,
     naive_attention,
+    new_attention,
     record_weights,
+    repeat_heads,
     split_heads,
+    window_mask,
 )
 from llmbook.config import GPTConfig
 
@@ -281,3 +289,168 @@ def test_an_input_of_another_width_is_an_error():
     layer = CausalSelfAttention(GPTConfig(n_head=2, n_embd=8))
     with pytest.raises(ValueError, match="C=8"):
         layer(torch.zeros(1, 3, 6))
+
+
+# Grouped heads and windows
+
+
+def grouped(B=2, H=6, G=2, T=5, S=None, D=4, dtype=torch.float32):
+    q, k, v = draw(B, H, T, S or T, D, dtype=dtype)
+    return q, k[:, :G], v[:, :G]
+
+
+def seen(T, S, window):
+    """The mask by its definition, one pair of tokens at a time."""
+    return torch.tensor(
+        [
+            [i + S - T - (window or S) < j <= i + S - T for j in range(S)]
+            for i in range(T)
+        ]
+    )
+
+
+@given(T=sizes, more=st.integers(0, 5), window=st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_a_window_mask_is_its_definition(T, more, window):
+    S = T + more
+    assert torch.equal(window_mask(T, S, window), seen(T, S, window))
+    assert torch.equal(window_mask(T, S, None), causal_mask(T, S))
+
+
+@given(
+    groups=st.sampled_from([(1, 1), (4, 4), (4, 2), (4, 1), (6, 3), (6, 2)]),
+    T=sizes,
+    more=st.integers(0, 5),
+    window=st.none() | st.integers(1, 12),
+    D=sizes,
+)
+@settings(max_examples=80, deadline=None)
+def test_grouped_attention_is_naive_is_torchs(groups, T, more, window, D):
+    H, G = groups
+    S = T + more
+    q, k, v = grouped(2, H, G, T, S, D)
+    mask = seen(T, S, window)
+    heads = [h * G // H for h in range(H)]  # whose keys each head reads
+    k_each, v_each = k[:, heads], v[:, heads]
+    naive, _ = naive_attention(q, k_each, v_each, mask)
+    theirs = F.scaled_dot_product_attention(q, k_each, v_each, mask)
+    found = grouped_attention(q, k, v, window)
+    assert_close(found, naive, atol=1e-5, rtol=1e-5)
+    assert_close(found, theirs, atol=1e-5, rtol=1e-5)
+    store = []
+    again = record_weights(store, window)(q, k, v)
+    assert_close(again, naive, atol=1e-5, rtol=1e-5)
+    assert (store[0][..., ~mask] == 0).all()
+    rows = mask.expand(2, 1, T, S)
+    assert_close(masked_attention(q, k, v, rows), naive, atol=1e-5, rtol=1e-5)
+    assert torch.equal(repeat_heads(k, H), k_each)
+
+
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("window", [None, 2])
+def test_gradients_of_grouped_attention_agree_with_differences(T, window):
+    inputs = grouped(1, 4, 2, T, 4, 2, dtype=torch.float64)
+    for each in inputs:
+        each.requires_grad_()
+    attend = partial(grouped_attention, window=window)
+    assert torch.autograd.gradcheck(attend, inputs)
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 3, 6])
+def test_grouped_layer_is_a_multi_head_layer_with_its_heads_repeated(
+    n_kv_head,
+):
+    torch.manual_seed(0)
+    config = GPTConfig(n_head=6, n_kv_head=n_kv_head, n_embd=24)
+    few, many = GroupedQueryAttention(config), CausalSelfAttention(config)
+    D, G = config.head_dim, n_kv_head
+    each = torch.arange(G * D).view(G, D).repeat_interleave(6 // G, dim=0)
+    each = each.flatten()  # the row of each number of 6 heads of keys
+    rows = [torch.arange(24), 24 + each, 24 + G * D + each]
+    with torch.no_grad():
+        many.qkv.weight.copy_(few.qkv.weight[torch.cat(rows)])
+        many.qkv.bias.copy_(few.qkv.bias[torch.cat(rows)])
+    many.output.load_state_dict(few.output.state_dict())
+    x = torch.randn(2, 7, 24)
+    assert_close(few(x), many(x), atol=1e-6, rtol=1e-5)
+    assert_close(few(x, attention), many(x), atol=1e-6, rtol=1e-5)
+
+
+def test_a_layer_is_grouped_only_where_the_configuration_says_so():
+    for changes, kind in (
+        ({}, CausalSelfAttention),
+        ({"n_kv_head": 4}, CausalSelfAttention),
+        ({"n_kv_head": 2}, GroupedQueryAttention),
+    ):
+        layer = new_attention(GPTConfig(n_head=4, n_embd=8, **changes))
+        assert type(layer) is kind
+
+
+def test_dropout_acts_on_grouped_heads_in_training_and_only_there():
+    torch.manual_seed(0)
+    config = GPTConfig(n_head=4, n_kv_head=2, n_embd=8, dropout=0.5)
+    layer, x = GroupedQueryAttention(config), torch.randn(1, 16, 8)
+    layer.output_dropout.p = 0.0  # leaves that of the weights alone
+    assert not torch.equal(layer(x), layer(x))
+    layer.eval()
+    assert torch.equal(layer(x), layer(x))
+
+
+def test_recording_16_bits_keeps_the_weights_in_32():
+    q, k, v = (each.bfloat16() for each in draw(T=40, D=8))
+    store = []
+    mixed = record_weights(store)(q, k, v)
+    assert mixed.dtype == torch.bfloat16 and store[0].dtype == torch.float32
+    exact = naive_attention(q.float(), k.float(), v.float(), causal_mask(40))
+    assert_close(store[0], exact[1])
+
+
+def test_groups_that_do_not_come_out_are_refused():
+    q, k, v = torch.zeros(1, 4, 3, 2), *torch.zeros(2, 1, 3, 3, 2)
+    for function in (masked_attention, grouped_attention, check_groups):
+        with pytest.raises(ValueError, match="4 heads of queries and 3"):
+            function(q, k, v)
+    with pytest.raises(ValueError, match="same B, H and D"):
+        attention(q, k[:, :2], v[:, :2])  # the plain one knows no groups
+    with pytest.raises(ValueError, match="four axes"):
+        masked_attention(q[0], k[0], v[0])
+    with pytest.raises(ValueError, match="window is 0"):
+        grouped_attention(q, k[:, :2], v[:, :2], window=0)
+
+
+# The backward pass of one head, by hand
+
+
+def test_the_gradients_of_a_head_by_hand_are_autograds():
+    """Forward and backward of one causal head, without autograd.
+
+    With S the scores, P their softmax, O = P V and dO what comes back:
+    dV = P^T dO, dP = dO V^T; a softmax hands back dS = P (dP - the mean of
+    dP under P), row by row; dQ = dS K / sqrt(D), dK = dS^T Q / sqrt(D).
+    """
+    T, C, D = 7, 6, 4
+    torch.manual_seed(0)
+    x, wanted = torch.randn(T, C), torch.randn(T, D)
+    w_q, w_k, w_v = (torch.randn(C, D, requires_grad=True) for _ in range(3))
+    x.requires_grad_()
+    heads = (x @ w for w in (w_q, w_k, w_v))
+    mixed = attention(*(h[None, None] for h in heads))[0, 0]
+    (mixed * wanted).sum().backward()
+
+    with torch.no_grad():
+        q, k, v = x @ w_q, x @ w_k, x @ w_v
+        scores = q @ k.T / math.sqrt(D)
+        powers = scores.exp().tril()
+        p = powers / powers.sum(-1, keepdim=True)
+        d_v = p.T @ wanted
+        d_p = wanted @ v.T
+        d_scores = p * (d_p - (p * d_p).sum(-1, keepdim=True))
+        d_q = d_scores @ k / math.sqrt(D)
+        d_k = d_scores.T @ q / math.sqrt(D)
+        d_x = d_q @ w_q.T + d_k @ w_k.T + d_v @ w_v.T
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    assert_close(p @ v, mixed.detach(), **close)
+    assert_close(x.T @ d_q, w_q.grad, **close)
+    assert_close(x.T @ d_k, w_k.grad, **close)
+    assert_close(x.T @ d_v, w_v.grad, **close)
+    assert_close(d_x, x.grad, **close)

@@ -146,7 +146,7 @@ def test_corpus_cleans_files_and_shows_what_each_rule_took(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["generate", "nowhere", "Ona"], 1, "there is no checkpoint"),
+        (["generate", "nowhere", "Ona"], 1, "holds no model"),
         (["train", "out", "--corpus=nowhere"], 1, "nowhere"),
         (["tokenize", "a", "--tokenizer=nowhere"], 1, "nowhere"),
         (["evaluate", "--model=no/such/folder"], 1, "neither a folder"),

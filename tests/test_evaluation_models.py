@@ -271,27 +271,29 @@ def test_the_adapters_draws_follow_the_seed(saved):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_other_architectures_go_through_transformers(saved, tmp_path):
+def saved_peer(kind, saved, folder, **changes):
+    """A small model of transformers, in a folder with our tokenizer."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    shape = transformers.LlamaConfig(
+    shape = getattr(transformers, f"{kind}Config")(
         vocab_size=400,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=48,
         initializer_range=0.5,
-        eos_token_id=399,
-        bos_token_id=399,
+        **{"eos_token_id": 399, "bos_token_id": 399, **changes},
     )
-    reference = transformers.LlamaForCausalLM(shape).eval()
-    reference.save_pretrained(tmp_path)
+    reference = getattr(transformers, f"{kind}ForCausalLM")(shape).eval()
+    reference.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((saved / name).read_bytes())
-    model = load_model(tmp_path)
-    assert type(model).__name__ == "TransformersModel"
+        (folder / name).write_bytes((saved / name).read_bytes())
+    return reference
+
+
+def assert_scores(model, reference):
+    """``model`` scores texts as rows of ``reference`` do, one by one."""
     assert model.context_length == 48
     for before, after in random_pairs(seed=2, count=4, longest=40):
         read = torch.tensor([[*before, *after]])
@@ -303,6 +305,36 @@ def test_other_architectures_go_through_transformers(saved, tmp_path):
         ]
         [found] = model.loglikelihoods([(before, after)])
         assert found.logprobs == pytest.approx(alone, abs=1e-4)
+
+
+def test_other_architectures_go_through_transformers(saved, tmp_path):
+    reference = saved_peer("GPTNeoX", saved, tmp_path)
+    model = load_model(tmp_path)
+    assert type(model).__name__ == "TransformersModel"
+    assert_scores(model, reference)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral"])
+def test_llamas_and_mistrals_are_computed_by_our_own_code(
+    saved, tmp_path, kind
+):
+    choices = {"num_key_value_heads": 2}
+    if kind == "Mistral":
+        choices["sliding_window"] = 7
+    reference = saved_peer(kind, saved, tmp_path, **choices)
+    model, theirs = load_model(tmp_path), adapter(tmp_path)
+    assert isinstance(model, GPTModel)
+    assert_scores(model, reference)
+    prompts = [model.encode(text) for text in ("Ona", "Tam lost the")]
+    expected = theirs.generate(prompts, 16)
+    assert model.generate(prompts, 16) == expected
+
+
+def test_a_model_with_a_token_of_its_own_to_begin_with_keeps_it(
+    saved, tmp_path
+):
+    saved_peer("Llama", saved, tmp_path, bos_token_id=1)
+    assert type(load_model(tmp_path)).__name__ == "TransformersModel"
 
 
 def test_a_models_own_code_is_never_run_and_pickles_are_not_read(tmp_path):

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from llmbook import checkpoint, hub, lora
 from llmbook.config import GPTConfig, TrainConfig, preset
+from llmbook.hub.names import their_tensors
 from llmbook.model import GPT
 from llmbook.sampling import generate
 from llmbook.tokenizer import BPETokenizer
@@ -107,6 +108,42 @@ def test_only_the_named_layers_get_adapters():
     ]
 
 
+SWIGLU = {"feed_forward": "swiglu", "norm": "rmsnorm", "bias": False}
+
+
+@pytest.mark.parametrize(
+    "changes, a_block",
+    [
+        ({}, 4),
+        (SWIGLU, 5),
+        ({"n_expert": 3}, 2 + 3 * 2),
+        ({"n_expert": 3, **SWIGLU}, 2 + 3 * 3),
+        ({"n_kv_head": 1, "window": 4, "positions": "rotary"}, 4),
+    ],
+)
+def test_all_matrices_of_a_block_are_adapted_whatever_it_is_made_of(
+    changes, a_block, tmp_path
+):
+    base = fresh(**changes)
+    matrices = [
+        name
+        for name, parameter in base.blocks.named_parameters()
+        if parameter.ndim == 2 and not name.endswith("router.weight")
+    ]
+    assert len(matrices) == 2 * a_block
+    expected = logits(base)
+    model = adapted(base, rank=2)
+    found = [f"{name}.weight" for name in lora.adapters(model.blocks)]
+    assert found == matrices
+    assert not torch.allclose(logits(model), expected)
+    path = lora.save(tmp_path / "adapter", model)
+    assert torch.equal(
+        logits(lora.load(path, fresh(**changes))), logits(model)
+    )
+    with_adapters = logits(model)
+    assert_close(logits(lora.merge(model)), with_adapters, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("tie_weights", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_merged_equals_unmerged(tie_weights, bias):
@@ -164,7 +201,12 @@ def test_new_tokens_learn_with_all_others_held():
 
 
 # peft's names for what transformers calls our four matrices.
-THEIRS = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+THEIRS = {
+    "attention.qkv": "attn.c_attn",
+    "attention.output": "attn.c_proj",
+    "feed_forward.up": "mlp.c_fc",
+    "feed_forward.down": "mlp.c_proj",
+}
 
 
 @pytest.fixture
@@ -177,7 +219,7 @@ def both(tmp_path):
     settings = peft.LoraConfig(
         r=3,
         lora_alpha=5,
-        target_modules=THEIRS,
+        target_modules=list(THEIRS.values()),
         fan_in_fan_out=True,
         trainable_token_indices=[4, 259],
     )
@@ -187,8 +229,9 @@ def both(tmp_path):
     for name, module in lora.adapters(ours).items():
         if isinstance(module, lora.TrainedRows):
             continue
-        short = hub.their_name(f"{name}.weight").removesuffix(".weight")
-        other = theirs.base_model.model.get_submodule(short)
+        _, layer, part = name.split(".", 2)
+        other = theirs.base_model.model.transformer.h[int(layer)]
+        other = other.get_submodule(THEIRS[part])
         pairs.append((module.A, other.lora_A["default"].weight))
         pairs.append((module.B, other.lora_B["default"].weight))
     table = theirs.base_model.model.transformer.wte.token_adapter
@@ -221,7 +264,7 @@ def test_peft_computes_the_same_outputs_and_gradients(both):
 def test_peft_merges_to_the_same_weights(both):
     ours, theirs, _ = both
     merged = theirs.merge_and_unload().state_dict()
-    for name, tensor in hub.their_state(lora.merge(ours)).items():
+    for name, tensor in their_tensors(lora.merge(ours)):
         assert_close(tensor, merged[name], **CLOSE)
 
 

@@ -318,6 +318,29 @@ def test_targets_of_minus_100_are_left_out_of_the_loss():
     assert_close(loss, -log_probability)
 
 
+def test_while_experts_train_the_loss_holds_them_to_even_use():
+    model = small(n_expert=3, n_expert_used=1, balance_weight=0.5).train()
+    idx = ids(2, 16)
+    training = model(idx, idx)[1]
+    layers = [block.feed_forward for block in model.blocks]
+    balance = torch.stack([layer.balance for layer in layers]).mean()
+    assert_close(model.balance(), balance)
+    plain = model.eval()(idx, idx)[1]
+    assert_close(training, plain + 0.5 * balance)
+    balance.backward()
+    for layer in layers:
+        assert layer.router.weight.grad.abs().sum() > 0
+    assert torch.equal(small().train().balanced(plain), plain)
+
+
+@pytest.mark.parametrize("n_kv_head", [None, 1])
+def test_a_block_alone_computes_what_it_does_in_the_model(n_kv_head):
+    model = small(n_kv_head=n_kv_head, n_layer=1).eval()
+    x = model.embed(ids(2, 9))
+    alone = model.final_norm(model.blocks[0](x))
+    assert_close(alone, model.hidden(ids(2, 9)))
+
+
 def test_dropout_moves_the_training_pass_only():
     model = small(dropout=0.2)
     idx = ids(1, 8)

@@ -44,6 +44,7 @@ RECORDED = (
     "tokenizer",
     "pipeline",
     "recipe",
+    "modern",
     "batching",
     "evaluation",
     "sandbox",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmbook.config import GPTConfig
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+from llmbook.positions import Attend
 
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -24,22 +22,24 @@ def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
     >>> check_shapes(*torch.zeros(3, 1, 2, 4, 8))
     """
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.ndim == k.ndim == v.ndim == 4:
-        raise ValueError(
-            f"got {shapes}; expected four axes each, (B, H, T, D). Cut the "
-            "width into heads with split_heads first."
+        wanted = (
+            "expected four axes each, (B, H, T, D). Cut the width into heads "
+            "with split_heads first."
         )
-    if q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
-        raise ValueError(
-            f"got {shapes}; queries and keys need the same B, H and D. "
-            "Only their number of tokens may differ."
+    elif q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
+        wanted = (
+            "queries and keys need the same B, H and D. Only their number of "
+            "tokens may differ."
         )
-    if k.shape[:-1] != v.shape[:-1]:
-        raise ValueError(
-            f"got {shapes}; each key needs its value, so k and v need the "
-            "same B, H and S."
+    elif k.shape[:-1] != v.shape[:-1]:
+        wanted = (
+            "each key needs its value, so k and v need the same B, H and S."
         )
+    else:
+        return
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    raise ValueError(f"got {shapes}; {wanted}")
 
 
 def causal_mask(
@@ -112,11 +112,135 @@ def attention(
     return F.scaled_dot_product_attention(q, k, v, mask, dropout_p)
 
 
-def record_weights(store: list[Tensor]) -> Attend:
+def repeat_heads(x: Tensor, n_head: int) -> Tensor:
+    """One copy of each head of ``x`` for each query's head that shares it.
+
+    (B, G, S, D) to (B, H, S, D), each head H / G times in a row, which is
+    how queries' heads are grouped. Source: Ainslie et al. 2023, section
+    2.2.
+
+    >>> repeat_heads(torch.tensor([[[[1.0]], [[2.0]]]]), 4).flatten().tolist()
+    [1.0, 1.0, 2.0, 2.0]
+    """
+    G = x.shape[1]
+    return x if n_head == G else x.repeat_interleave(n_head // G, dim=1)
+
+
+def check_groups(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """:func:`check_shapes`, where heads of queries may share their keys.
+
+    Raises:
+        ValueError: H is no multiple of G, or as :func:`check_shapes` does.
+
+    >>> check_groups(torch.zeros(1, 4, 3, 8), *torch.zeros(2, 1, 2, 3, 8))
+    """
+    if not q.ndim == k.ndim == 4 or q.shape[1] == k.shape[1]:
+        return check_shapes(q, k, v)
+    H, G = q.shape[1], k.shape[1]
+    if H % max(1, G):
+        raise ValueError(
+            f"got {H} heads of queries and {G} of keys; each head of keys "
+            "serves as many heads of queries, so the first number must be a "
+            "multiple of the second."
+        )
+    check_shapes(q[:, :G], k, v)
+
+
+def window_mask(
+    T: int,
+    S: int,
+    window: int | None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """:func:`causal_mask`, with nothing further back than a window.
+
+    A token sees the ``window`` newest tokens, itself included; None is no
+    limit. Bool, (T, S). Source: Beltagy et al. 2020, section 3.1; Jiang et
+    al. 2023, section 2.
+
+    Raises:
+        ValueError: the window is below 1, or as :func:`causal_mask` does.
+
+    >>> window_mask(3, 4, window=2).int().tolist()
+    [[1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+    """
+    mask = causal_mask(T, S, device)
+    if window is None:
+        return mask
+    if window < 1:
+        raise ValueError(
+            f"window is {window}; a token sees at least itself, so expected "
+            "1 or more, or None for no limit."
+        )
+    return mask.triu(S - T - window + 1)
+
+
+def masked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    """PyTorch's fused kernel under any mask, for grouped heads too.
+
+    ``q`` is (B, H, T, D), ``k`` and ``v`` are (B, G, S, D) with H a
+    multiple of G. ``mask`` is bool and broadcasts to (B, 1, T, S); without
+    one, and without ``is_causal``, every query sees every key. Keys are
+    shared and not copied. A single token's queries of one group become
+    rows of one product, which reads the keys once.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    >>> masked_attention(torch.ones(1, 2, 1, 4), *torch.ones(2, 1, 1, 3, 4))
+    tensor([[[[1., 1., 1., 1.]],
+    <BLANKLINE>
+             [[1., 1., 1., 1.]]]])
+    """
+    check_groups(q, k, v)
+    B, H, T, D = q.shape
+    G = k.shape[1]
+    if T == 1 and G < H:
+        rows = q.reshape(B, G, H // G, D)
+        mixed = F.scaled_dot_product_attention(rows, k, v, mask, dropout_p)
+        return mixed.reshape(B, H, T, D)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout_p, is_causal, enable_gqa=G < H
+    )
+
+
+def grouped_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """:func:`attention`, for grouped heads and within a window.
+
+    Shapes as in :func:`masked_attention`; the queries are the last T of S
+    tokens.
+
+    >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
+    >>> grouped_attention(v * 0, v, v, window=2).flatten().tolist()
+    [2.0, 3.0, 5.0]
+    """
+    T, S = q.shape[-2], k.shape[-2]
+    wide = window is None or window >= S
+    if wide and T in (1, S):  # the newest token alone sees everything
+        return masked_attention(q, k, v, None, dropout_p, is_causal=T > 1)
+    mask = window_mask(T, S, window, q.device)
+    return masked_attention(q, k, v, mask, dropout_p)
+
+
+def record_weights(store: list[Tensor], window: int | None = None) -> Attend:
     """Causal attention that also appends its weights to ``store``.
 
     Pass the result as ``attend``: the module computes the same output, and
-    each call leaves one tensor (B, H, T, S), detached, in ``store``.
+    each call leaves one tensor (B, H, T, S), detached, in ``store``. What
+    comes in 16 bits is computed in 32, as the fused kernels do.
 
     >>> seen = []
     >>> _ = record_weights(seen)(*torch.zeros(3, 1, 1, 2, 4))
@@ -125,12 +249,27 @@ def record_weights(store: list[Tensor]) -> Attend:
     """
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mask = causal_mask(q.shape[-2], k.shape[-2], q.device)
-        mixed, weights = naive_attention(q, k, v, mask)
+        H, T, S = q.shape[1], q.shape[-2], k.shape[-2]
+        k, v = repeat_heads(k, H), repeat_heads(v, H)
+        mask = window_mask(T, S, window, q.device)
+        exact = torch.promote_types(q.dtype, torch.float32)
+        q_k_v = (x.to(exact) for x in (q, k, v))
+        mixed, weights = naive_attention(*q_k_v, mask)
         store.append(weights.detach())
-        return mixed
+        return mixed.to(q.dtype)
 
     return attend
+
+
+def check_width(x: Tensor, C: int) -> None:
+    """Refuse what is not a batch of sequences of vectors (B, T, C).
+
+    >>> check_width(torch.zeros(1, 3, 8), C=8)
+    """
+    if x.ndim != 3 or x.shape[-1] != C:
+        raise ValueError(
+            f"got x {tuple(x.shape)}; expected (B, T, C) with C={C}."
+        )
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -189,10 +328,7 @@ class CausalSelfAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of every token, each (B, H, T, D)."""
         C = self.qkv.in_features
-        if x.ndim != 3 or x.shape[-1] != C:
-            raise ValueError(
-                f"got x {tuple(x.shape)}; expected (B, T, C) with C={C}."
-            )
+        check_width(x, C)
         q, k, v = (
             split_heads(part, self.n_head)
             for part in self.qkv(x).split(C, dim=-1)
@@ -205,3 +341,45 @@ class CausalSelfAttention(nn.Module):
             attend = partial(attention, dropout_p=self.dropout)
         mixed = merge_heads(attend(q, k, v))  # (B, T, C)
         return self.output_dropout(self.output(mixed))
+
+
+class GroupedQueryAttention(CausalSelfAttention):
+    """Attention in which groups of heads share their keys and values.
+
+    (B, T, C) to (B, T, C). ``config.kv_heads`` heads G of keys and values
+    serve the H heads of queries: with G = H it is multi-head attention,
+    with G = 1 multi-query. Plain causal attention is done in groups too.
+    Source: Ainslie et al. 2023, section 2.2; Shazeer 2019, section 3.
+
+    >>> config = GPTConfig(n_head=4, n_kv_head=2, n_embd=8)
+    >>> [part.shape[1] for part in GroupedQueryAttention(config).project(
+    ...     torch.zeros(1, 3, 8))]
+    [4, 2, 2]
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        C, D, G = config.n_embd, config.head_dim, config.kv_heads
+        self.n_kv_head = G
+        self.qkv = nn.Linear(C, C + 2 * G * D, bias=config.bias)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, D), and keys and values (B, G, T, D)."""
+        C, G = self.qkv.in_features, self.n_kv_head
+        check_width(x, C)
+        shared = C // self.n_head * G  # G D
+        q, k, v = self.qkv(x).split([C, shared, shared], dim=-1)
+        q = split_heads(q, self.n_head)
+        return q, split_heads(k, G), split_heads(v, G)
+
+    def forward(self, x: Tensor, attend: Attend = grouped_attention) -> Tensor:
+        if attend in (attention, grouped_attention):
+            dropout_p = self.dropout if self.training else 0.0
+            attend = partial(grouped_attention, dropout_p=dropout_p)
+        return super().forward(x, attend)
+
+
+def new_attention(config: GPTConfig) -> CausalSelfAttention:
+    """The attention layer that ``config`` asks for."""
+    grouped = config.kv_heads != config.n_head
+    return (GroupedQueryAttention if grouped else CausalSelfAttention)(config)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _attend_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention where the T queries are the last of S tokens."""
-    T, S = q.shape[-2], k.shape[-2]
-    if T == 1:  # the newest token may look at everything
-        return F.scaled_dot_product_attention(q, k, v)
-    if T == S:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    return F.scaled_dot_product_attention(q, k, v, mask)
+from llmbook.attention import Attend, grouped_attention, masked_attention
 
 
 class KVCache:
     """Room for the keys and values of every layer, up to the context.
 
-    Memory is taken once: two tensors (n_layer, B, H, context_length, D).
-    ``length`` tokens are filled; a forward pass through :meth:`attends`
-    adds its own. It is for generation: what is stored carries no gradient.
+    Memory is taken once: two tensors (n_layer, B, G, S, D), with a place
+    for each of ``context_length`` tokens, or of the ``window`` newest where
+    older ones are out of sight: they are written over. ``length`` tokens
+    have been read; a forward pass through :meth:`attends` adds its own. It
+    is for generation: what is stored carries no gradient.
+
+    Args:
+        n_layer: blocks.
+        batch_size: rows B.
+        n_head: heads G of keys and values.
+        head_dim: numbers D in a key.
+        context_length: the most tokens that are read.
+        dtype: of what is stored.
+        device: where it is stored.
+        window: the most tokens that a token sees; None is all.
 
     >>> cache = KVCache(1, 1, n_head=2, head_dim=4, context_length=8)
     >>> [attend] = cache.attends()
@@ -45,16 +44,16 @@ class KVCache:
         context_length: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        window: int | None = None,
     ) -> None:
-        shape = (n_layer, batch_size, n_head, context_length, head_dim)
+        places = min(context_length, window or context_length)
+        shape = (n_layer, batch_size, n_head, places, head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.context_length = context_length
+        self.window = window
         self.length = 0
-
-    @property
-    def context_length(self) -> int:
-        """The most tokens that fit."""
-        return self.keys.shape[-2]
+        self._half_done = False
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +63,7 @@ class KVCache:
     def clear(self) -> None:
         """Forget every token; the memory stays."""
         self.length = 0
+        self._half_done = False
 
     def attends(self) -> list[Attend]:
         """One function a layer, for ``GPT.forward(attends=...)``.
@@ -71,9 +71,9 @@ class KVCache:
         Pass ``start=cache.length`` beside it. ``length`` moves once the
         last layer has run, so a pass that fails half-way leaves it alone.
         """
-        return [
-            partial(self._attend, layer) for layer in range(len(self.keys))
-        ]
+        slides = self.keys.shape[-2] < self.context_length
+        attend = self._attend_sliding if slides else self._attend
+        return [partial(attend, layer) for layer in range(len(self.keys))]
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         end = self.length + k.shape[-2]
@@ -82,17 +82,72 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v.detach()
         if layer == len(self.keys) - 1:
             self.length = end
-        return _attend_last(
-            q, self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        keys, values = self.keys[layer], self.values[layer]
+        return grouped_attention(
+            q, keys[:, :, :end], values[:, :, :end], self.window
         )
 
-    def _check(self, k: Tensor, end: int) -> None:
-        _, B, H, context_length, D = self.keys.shape
-        if end > context_length:
+    def _attend_sliding(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor
+    ) -> Tensor:
+        """Token n stands at place n modulo the number of places."""
+        end, places = self.length + k.shape[-2], self.keys.shape[-2]
+        self._check(k, end)
+        self._check_whole(layer)
+        if end == self.length + 1:
+            # The token takes the place of the one that falls out of sight.
+            # It sees all that is left, and attention asks for no order.
+            self._write_over(layer, k, v)
+            keys, values = self.keys[layer], self.values[layer]
+            filled = min(end, places)
+            mixed = masked_attention(
+                q, keys[:, :, :filled], values[:, :, :filled]
+            )
+        else:
+            keys, values = self._in_order(layer, k, v)
+            mixed = grouped_attention(q, keys, values, self.window)
+            self._write_over(layer, k, v)
+        if layer == len(self.keys) - 1:
+            self.length, self._half_done = end, False
+        return mixed
+
+    def _in_order(
+        self, layer: int, k: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the first of the new tokens may see, and the new behind."""
+        places = self.keys.shape[-2]
+        oldest = max(0, self.length - places + 1)
+        seen = torch.arange(oldest, self.length, device=k.device) % places
+        return (
+            torch.cat([self.keys[layer][:, :, seen], k], dim=-2),
+            torch.cat([self.values[layer][:, :, seen], v], dim=-2),
+        )
+
+    def _write_over(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Store the new tokens in the places of the oldest."""
+        T, places = k.shape[-2], self.keys.shape[-2]
+        end, kept = self.length + T, min(T, places)
+        slots = torch.arange(end - kept, end, device=k.device) % places
+        self.keys[layer][:, :, slots] = k[:, :, -kept:].detach()
+        self.values[layer][:, :, slots] = v[:, :, -kept:].detach()
+
+    def _check_whole(self, layer: int) -> None:
+        """Refuse to go on after a pass that ended half-way."""
+        if layer == 0 and self._half_done:
             raise ValueError(
-                f"the cache holds {self.length} of {context_length} tokens, "
-                f"and {k.shape[-2]} more do not fit. Clear it and feed the "
-                f"last {context_length} tokens or fewer."
+                "the last pass ended before the last layer, and has written "
+                "over tokens that this one needs. Clear the cache and feed "
+                "the text again."
+            )
+        self._half_done = True
+
+    def _check(self, k: Tensor, end: int) -> None:
+        _, B, H, _, D = self.keys.shape
+        if end > self.context_length:
+            raise ValueError(
+                f"the cache holds {self.length} of {self.context_length} "
+                f"tokens, and {k.shape[-2]} more do not fit. Clear it and "
+                f"feed the last {self.context_length} tokens or fewer."
             )
         if k.shape[:2] != (B, H) or k.shape[-1] != D:
             raise ValueError(

@@ -263,8 +263,8 @@ def _optimizer_from_parts(
 def _header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if FORMAT not in metadata:
         raise CheckpointError(
-            f"{path} is a safetensors file of another program. For GPT-2's "
-            "weights use llmbook.hub.from_pretrained_gpt2."
+            f"{path} is a safetensors file of another program. For a model "
+            "in Hugging Face's format use llmbook.hub.from_pretrained."
         )
     header = json.loads(metadata[FORMAT])
     if header["version"] > VERSION:

@@ -24,15 +24,11 @@ from torch.nn import functional as F
 
 from llmbook.hashing import tensors_hash
 
-# The matrices of a block. The paper adapts those of attention alone;
-# Dettmers et al. 2023 (section 4, figure 2) find that it takes all four to
-# come up to full fine-tuning.
-TARGETS = (
-    "attention.qkv",
-    "attention.output",
-    "feed_forward.up",
-    "feed_forward.down",
-)
+# The matrices of a block: SwiGLU has a gate, and each expert all of its own.
+# The paper adapts those of attention alone; Dettmers et al. 2023 (section 4,
+# figure 2) find that it takes all of them to come up to full fine-tuning.
+TARGETS = ("attention.qkv", "attention.output", "gate", "up", "down")
+OPTIONAL = ("gate",)  # a feed-forward layer without one is whole too
 VOCABULARY = ("token_embedding", "head")  # modules with a row for each token
 FORMAT = "llmbook-lora"
 VERSION = 1
@@ -143,7 +139,8 @@ def apply(
     """Freeze ``model`` and put adapters on its linear layers, in place.
 
     Args:
-        targets: the layers' names, or the ends of them.
+        targets: the layers' names, or the ends of them; a gate is adapted
+            where there is one.
         rows: ids of tokens whose vectors are learned too; the new ones of
             a vocabulary that has grown.
         rank, alpha, dropout, generator: as in :class:`LoRALinear`.
@@ -304,7 +301,8 @@ def _layers(model: nn.Module, targets: Sequence[str]) -> list[str]:
         if isinstance(module, nn.Linear) and name not in VOCABULARY
     ]
     for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in names):
+        found = any(f".{name}".endswith(f".{target}") for name in names)
+        if not found and target not in OPTIONAL:
             raise ValueError(
                 f"no linear layer's name is {target!r} or ends with it; "
                 f"expected some of {', '.join(names)}."

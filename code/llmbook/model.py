@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmbook import accounting
 from llmbook.attention import (
     Attend,
-    CausalSelfAttention,
     attention,
+    grouped_attention,
+    new_attention,
     record_weights,
 )
 from llmbook.config import GPTConfig
-from llmbook.layers import FeedForward, LayerNorm
-from llmbook.positions import LearnedPositions
+from llmbook.layers import MixtureOfExperts, new_feed_forward, new_norm
+from llmbook.positions import (
+    check_each,
+    check_fit,
+    check_positions,
+    new_positions,
+    with_positions,
+)
 
 # A block adds to the residual stream twice; these matrices write the sums.
-RESIDUAL_WRITERS = ("attention.output.weight", "feed_forward.down.weight")
+RESIDUAL_WRITERS = ("attention.output.weight", "down.weight")
 
 
 class Block(nn.Module):
@@ -35,11 +44,10 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        C, bias, eps = config.n_embd, config.bias, config.norm_eps
-        self.norm_1 = LayerNorm(C, bias, eps)
-        self.attention = CausalSelfAttention(config)
-        self.norm_2 = LayerNorm(C, bias, eps)
-        self.feed_forward = FeedForward(config)
+        self.norm_1 = new_norm(config)
+        self.attention = new_attention(config)
+        self.norm_2 = new_norm(config)
+        self.feed_forward = new_feed_forward(config)
 
     def forward(self, x: Tensor, attend: Attend = attention) -> Tensor:
         x = x + self.attention(self.norm_1(x), attend)
@@ -99,7 +107,7 @@ class GPT(nn.Module):
     """A decoder-only transformer: token ids in, next-token logits out.
 
     Args:
-        config: its shape.
+        config: its shape, and which parts it is made of.
         generator: draws the initial weights; None uses torch's own.
 
     Source: Radford et al. 2019, section 2.3.
@@ -117,12 +125,12 @@ class GPT(nn.Module):
         V, C = config.vocab_size, config.n_embd
         self.config = config
         self.token_embedding = nn.Embedding(V, C)
-        self.position_embedding = LearnedPositions(config.context_length, C)
+        self.position_embedding = new_positions(config)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(config) for _ in range(config.n_layer)
         )
-        self.final_norm = LayerNorm(C, config.bias, config.norm_eps)
+        self.final_norm = new_norm(config)
         if not config.tie_weights:
             self.head = nn.Linear(C, V, bias=False)
         initialise(self, config, generator)
@@ -132,6 +140,22 @@ class GPT(nn.Module):
         """The matrix (V, C) that scores tokens; tied, the embedding's."""
         tied = self.config.tie_weights
         return self.token_embedding.weight if tied else self.head.weight
+
+    def embed(
+        self, idx: Tensor, start: int = 0, positions: Tensor | None = None
+    ) -> Tensor:
+        """Token vectors, and position vectors if the model adds any.
+
+        (B, T) to (B, T, C). Positions count on from ``start``, unless
+        ``positions``, (T,) or (B, T), gives each token its own.
+        """
+        x, table = self.token_embedding(idx), self.position_embedding
+        if table is not None:
+            one_by_one = positions is not None
+            T = idx.shape[1]
+            where = table.at(positions) if one_by_one else table(T, start)
+            x = x + where.to(x)  # (B, T, C)
+        return self.embedding_dropout(x)
 
     def hidden(
         self,
@@ -143,30 +167,58 @@ class GPT(nn.Module):
         """The residual stream after the final norm, (B, T) to (B, T, C).
 
         ``attends`` holds one attention function a block (a cache's, say).
-        Positions count on from ``start``, unless ``positions``, (T,) or
-        (B, T), gives each token its own.
+        Positions are those of :meth:`embed`.
 
         Raises:
             ValueError: ids are out of range, the tokens reach past the
                 context, or ``attends`` has the wrong length.
         """
         check_ids(idx, self.config.vocab_size)
+        attends = self.placed(attends, idx, start, positions)
+        x = self.embed(idx, start, positions)
+        for block, attend in zip(self.blocks, attends, strict=True):
+            x = block(x, attend)
+        return self.final_norm(x)
+
+    def placed(
+        self,
+        attends: Sequence[Attend] | None,
+        idx: Tensor,
+        start: int,
+        positions: Tensor | None,
+    ) -> Sequence[Attend]:
+        """The attention of every block, told where the tokens stand.
+
+        Only rotary positions and ALiBi change anything: they act on
+        queries and keys, and not on what the blocks read.
+        """
         if attends is None:
-            attends = [attention] * len(self.blocks)
+            attends = [self.own_attention()] * len(self.blocks)
         if len(attends) != len(self.blocks):
             raise ValueError(
                 f"got {len(attends)} attention functions for "
                 f"{len(self.blocks)} blocks; expected one for each."
             )
-        if positions is None:
-            where = self.position_embedding(idx.shape[1], start)  # (T, C)
+        if positions is not None:
+            check_fit(positions, idx)
+        if self.position_embedding is not None:
+            return attends
+        places, context = positions, self.config.context_length
+        if places is None:
+            check_positions(idx.shape[1], start, context)
+            end = start + idx.shape[1]
+            places = torch.arange(start, end, device=idx.device)
         else:
-            where = self.position_embedding.at(positions)  # (..., T, C)
-        x = self.token_embedding(idx) + where  # (B, T, C)
-        x = self.embedding_dropout(x)
-        for block, attend in zip(self.blocks, attends, strict=True):
-            x = block(x, attend)
-        return self.final_norm(x)
+            check_each(places, context)
+        return with_positions(attends, self.config, places)
+
+    def own_attention(self) -> Attend:
+        """How this model's tokens mix where nobody asks for another way."""
+        c = self.config
+        if c.window is None and c.kv_heads == c.n_head and not c.dropout:
+            return attention
+        dropout_p = c.dropout if self.training else 0.0
+        return partial(grouped_attention, window=c.window, dropout_p=dropout_p)
 
     def forward(
         self,
@@ -194,9 +246,26 @@ class GPT(nn.Module):
                 f"got targets {tuple(targets.shape)} for ids "
                 f"{tuple(idx.shape)}; expected one target a token."
             )
-        return logits, F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten()
-        )
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return logits, self.balanced(loss)
+
+    def balanced(self, loss: Tensor) -> Tensor:
+        """``loss``, and while experts train, their load-balancing loss.
+
+        Only a model with a mixture of experts has one.
+        """
+        if not (self.config.n_expert and self.training):
+            return loss
+        return loss + self.config.balance_weight * self.balance()
+
+    def balance(self) -> Tensor:
+        """The load-balancing loss of the last pass, mean over the layers.
+
+        1 where every expert is used alike, up to ``n_expert``.
+        """
+        layers = [block.feed_forward for block in self.blocks]
+        losses = [m.balance for m in layers if isinstance(m, MixtureOfExperts)]
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def attention_weights(self, idx: Tensor) -> Tensor:
@@ -208,7 +277,8 @@ class GPT(nn.Module):
         was_training, weights = self.training, []
         self.eval()
         try:
-            self.hidden(idx, [record_weights(weights)] * len(self.blocks))
+            attend = record_weights(weights, self.config.window)
+            self.hidden(idx, [attend] * len(self.blocks))
         finally:
             self.train(was_training)
         return torch.stack(weights)
@@ -234,19 +304,6 @@ class GPT(nn.Module):
     def flops_per_token(self, T: int, training: bool = False) -> int:
         """Floating-point operations a token, in a sequence of ``T`` tokens.
 
-        Counts the matrix products, two operations for each multiplied
-        pair, with every query against all ``T`` keys (a causal kernel may
-        skip half of those). A training step takes three times a forward
-        pass: the backward one multiplies twice (Kaplan et al. 2020,
-        section 2.1).
+        As :func:`llmbook.accounting.flops_per_token` counts them.
         """
-        L, C = self.config.n_layer, self.config.n_embd
-        matrices = sum(
-            block_weight.numel()
-            for block_weight in self.blocks.parameters()
-            if block_weight.ndim == 2
-        )
-        head = self.head_weight.numel()
-        mixing = 2 * L * T * C  # q times k, and weights times v
-        forward = 2 * (matrices + head + mixing)
-        return 3 * forward if training else forward
+        return accounting.flops_per_token(self.config, T, training)

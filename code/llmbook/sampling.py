@@ -171,18 +171,24 @@ def cached_logits(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     return logits[:, -1]
 
 
-def new_cache(model: GPT, batch_size: int) -> KVCache:
-    """An empty cache of the model's full context length."""
-    weight = next(model.parameters())
-    c = model.config
+def new_cache(
+    model: GPT, batch_size: int, tokens: int | None = None
+) -> KVCache:
+    """An empty cache for so many ``tokens``; None fills the context.
+
+    There is never room for more than the model's context length.
+    """
+    c, weight = model.config, model.head_weight
+    longest = c.context_length
     return KVCache(
         n_layer=c.n_layer,
         batch_size=batch_size,
-        n_head=c.n_head,
-        head_dim=c.head_dim,
-        context_length=c.context_length,
+        n_head=c.kv_heads,
+        head_dim=c.key_width,
+        context_length=longest if tokens is None else min(tokens, longest),
         dtype=weight.dtype,
         device=weight.device,
+        window=c.window,
     )
 
 
@@ -220,7 +226,8 @@ def _steps(
         raise ValueError(
             f"max_new_tokens is {count!r}; expected a whole number from 0."
         )
-    cache = new_cache(model, ids.shape[0]) if use_cache else None
+    B, T = ids.shape
+    cache = new_cache(model, B, T + count) if use_cache else None
     for _ in range(count):
         chosen = _next_ids(model, ids, cache, generator, **choices)
         yield chosen

@@ -41,6 +41,17 @@ print("chosen", sampling.temperature, sampling.top_k, sampling.choice,
     """attention.layer, attention.query, attention.key = 1, 5, 2
 sampling.top_p, sampling.choice = 0.75, 0
 print("set")""",
+    """from llmbook.config import GPTConfig
+from llmbook.model import GPT
+from llmbook.tokenizer import BPETokenizer
+text = "Ona lost the kite, but Tam found it."
+tokenizer = BPETokenizer.train(text * 3, 270)
+config = GPTConfig(vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2,
+                   n_embd=16, init_std=0.4)
+full = AttentionExplorer.from_model(GPT(config), tokenizer, text)
+full""",
+    """after = [row[2] for row in full.prediction]
+print("off", full.off, full.opened, after)""",
 ]
 
 
@@ -183,7 +194,7 @@ def test_lab_and_python_see_the_same_values(notebook):
     expect(one.locator(".readout data")).to_be_visible()
     expect(one).to_have_attribute("data-theme", "light")
 
-    one.get_by_label("Head").select_option("2")  # by hand
+    one.get_by_role("combobox", name="Head").select_option("2")  # by hand
     one.locator('.cell[data-query="6"][data-key="4"]').hover()
     page.keyboard.press("Escape")
     one.locator('.cell[data-query="6"][data-key="4"]').click()
@@ -206,6 +217,33 @@ def test_lab_and_python_see_the_same_values(notebook):
     expect(one.locator(".readout data")).to_have_attribute(
         "value", re.compile(re.escape(f"{weight:.7f}"[:8]))
     )
-    expect(one.get_by_label("Layer")).to_have_value("1")
+    expect(one.get_by_role("combobox", name="Layer")).to_have_value("1")
     expect(other.get_by_label("top-p")).to_have_value("0.75")
     expect(other.get_by_label("Context")).to_have_value("0")
+
+
+def test_lab_runs_the_model_with_any_heads_off(notebook):
+    page, cells, _ = notebook
+    run(page, cells.nth(0))
+    run(page, cells.nth(4))
+    root = cells.nth(4).locator(".root")
+    said = root.locator(".said")
+    for layer, head in ((0, 1), (1, 0)):
+        small = f'.small[data-layer="{layer}"][data-head="{head}"]'
+        root.locator(small).click()
+        name = f"Switch layer {layer}, head {head} off"
+        root.get_by_role("button", name=name).click()
+    both = "Without layer 0, head 1 and layer 1, head 0: "
+    expect(said).to_contain_text(both, timeout=RUN_MILLISECONDS)
+    expect(root.locator(".small.off")).to_have_count(2)
+    root.locator('.cell[data-query="3"][data-key="1"]').click()
+    expect(root.locator(".result")).to_be_visible()
+    after = root.locator(".guesses tbody tr:not(.rest) .amount:last-child")
+    shown = [float(text) for text in after.all_inner_texts()]
+
+    run(page, cells.nth(5))
+    output = cells.nth(5).locator(".jp-OutputArea-output")
+    expect(output).to_contain_text("off [[0, 1], [1, 0]] True")
+    numbers = re.findall(r"\d\.\d+(?:e-\d+)?", output.inner_text())
+    assert shown == pytest.approx(list(map(float, numbers)), abs=6e-5)
+    assert "fig-attention-explorer=" not in page.url

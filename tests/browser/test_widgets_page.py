@@ -101,9 +101,9 @@ def test_every_cell_of_every_head_shows_pythons_weight(show, attention):
     page = show(attention)
     L, H, T, _ = attention.weights.shape
     for layer in range(L):
-        page.get_by_label("Layer").select_option(str(layer))
+        page.get_by_role("combobox", name="Layer").select_option(str(layer))
         for head in range(H):
-            page.get_by_label("Head").select_option(str(head))
+            page.get_by_role("combobox", name="Head").select_option(str(head))
             page.wait_for_timeout(30)
             rows = shown_weights(page)
             for query in range(T):
@@ -150,6 +150,7 @@ def test_a_token_in_the_sentence_becomes_the_query(show, attention):
 
 def test_the_keyboard_alone_reaches_every_part_of_the_map(show, attention):
     page = show(attention)
+    page.keyboard.press("Tab")  # the small maps
     page.keyboard.press("Tab")  # layer
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Tab")  # head
@@ -196,9 +197,13 @@ def test_two_maps_on_a_page_keep_to_themselves(show, attention):
     page = show(attention, attention)
     hosts = page.locator(".llm-explorer")
     expect(hosts).to_have_count(2)
-    hosts.nth(0).get_by_label("Head").select_option("2")
-    expect(hosts.nth(0).get_by_label("Head")).to_have_value("2")
-    expect(hosts.nth(1).get_by_label("Head")).to_have_value("0")
+    hosts.nth(0).get_by_role("combobox", name="Head").select_option("2")
+    expect(hosts.nth(0).get_by_role("combobox", name="Head")).to_have_value(
+        "2"
+    )
+    expect(hosts.nth(1).get_by_role("combobox", name="Head")).to_have_value(
+        "0"
+    )
 
 
 def test_without_scripts_the_picture_stands_there(attention, browser):

@@ -111,7 +111,9 @@ def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
     return model(
         x,
         y,
-        attends=packed_attends(documents, len(model.blocks)),
+        attends=packed_attends(
+            documents, len(model.blocks), model.config.window
+        ),
         positions=packed_positions(documents),
     )[1]
 

@@ -96,7 +96,9 @@ def token_logprobs(
         )
     packed = {}
     if documents is not None:
-        packed["attends"] = packed_attends(documents, model.config.n_layer)
+        packed["attends"] = packed_attends(
+            documents, model.config.n_layer, model.config.window
+        )
         packed["positions"] = packed_positions(documents)
     answers = y != IGNORED
     hidden = model.hidden(x, **packed)[answers]  # (N, C)

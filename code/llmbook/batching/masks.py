@@ -7,9 +7,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from llmbook.attention import Attend, causal_mask
+from llmbook.attention import Attend, causal_mask, masked_attention
 
 Ids = Sequence[int]
 
@@ -122,16 +121,37 @@ def packed_positions(documents: Tensor) -> Tensor:
     return positions_of(document_mask(documents))
 
 
-def packed_attends(documents: Tensor, n_layer: int) -> list[Attend]:
+def within(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
+    """``mask`` (B, 1, T, S) without what is further back than a window.
+
+    ``positions`` (B, S) are those of all columns, the last T of which ask.
+    A token sees the ``window`` newest up to itself; None is no limit.
+
+    >>> mask = document_mask(torch.tensor([[1, 1, 1]]))
+    >>> within(mask, torch.arange(3)[None], window=2)[0, 0].int().tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    if window is None:
+        return mask
+    asking = positions[:, -mask.shape[-2] :, None]  # (B, T, 1)
+    distance = asking - positions[:, None]  # (B, T, S)
+    return mask & (distance < window)[:, None]
+
+
+def packed_attends(
+    documents: Tensor, n_layer: int, window: int | None = None
+) -> list[Attend]:
     """One function a layer, for ``GPT.forward(attends=...)``.
 
-    Pass ``positions=packed_positions(documents)`` beside it; each document
-    then has the logits that it has alone. There is no attention dropout.
+    Pass ``positions=packed_positions(documents)`` beside it, and the
+    model's ``window``; each document then has the logits that it has
+    alone. There is no attention dropout.
     """
-    return masked_attends(document_mask(documents), n_layer)
+    mask = document_mask(documents)
+    return masked_attends(within(mask, positions_of(mask), window), n_layer)
 
 
 def masked_attends(mask: Tensor, n_layer: int) -> list[Attend]:
     """One function a layer that looks where ``mask`` (B, 1, T, S) allows."""
-    attend = partial(F.scaled_dot_product_attention, attn_mask=mask)
+    attend = partial(masked_attention, mask=mask)
     return [attend] * n_layer

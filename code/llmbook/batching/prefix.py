@@ -9,13 +9,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from llmbook.attention import Attend
+from llmbook.attention import Attend, masked_attention
 from llmbook.cache import KVCache
 from llmbook.model import GPT
 
-from .masks import Ids, left_pad, padded_mask
+from .masks import Ids, left_pad, padded_mask, within
 
 
 @contextmanager
@@ -34,7 +33,7 @@ def evaluating(model: GPT) -> Iterator[None]:
 class Prefix:
     """The beginning of many texts, read once.
 
-    ``keys`` and ``values`` are (n_layer, 1, H, P, D), ``last`` (C,) is the
+    ``keys`` and ``values`` are (n_layer, 1, G, P, D), ``last`` (C,) is the
     residual stream of the last token, which predicts the next.
     """
 
@@ -51,7 +50,8 @@ class PaddedCache(KVCache):
     """A :class:`KVCache` whose rows begin with padding, and may leave.
 
     ``pads`` (B,) counts the padding of each row, behind ``prefix`` where
-    there is one; ``columns`` of both and of tokens fit.
+    there is one; ``columns`` of both and of tokens fit. Rows of different
+    lengths leave a window at different columns, so none is written over.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class PaddedCache(KVCache):
         super().__init__(
             n_layer=c.n_layer,
             batch_size=len(pads),
-            n_head=c.n_head,
-            head_dim=c.head_dim,
+            n_head=c.kv_heads,
+            head_dim=c.key_width,
             context_length=columns,
             dtype=weight.dtype,
             device=weight.device,
         )
-        self.pads = pads
+        self.pads, self.window = pads, c.window
         self.length = self.prefix_length = 0 if prefix is None else len(prefix)
         if prefix is not None:
             self.keys[..., : len(prefix), :] = prefix.keys
@@ -83,7 +83,15 @@ class PaddedCache(KVCache):
         return padded_mask(self.pads, T, S, self.prefix_length)
 
     def masked_attends(self, mask: Tensor) -> list[Attend]:
-        """One function a layer that stores, then looks where it may."""
+        """One function a layer that stores, then looks where it may.
+
+        Within the model's window, where it has one: ``mask`` is as
+        :meth:`mask` gives it, for positions are counted from it too.
+        """
+        if self.window is not None:
+            columns = torch.arange(mask.shape[-1], device=mask.device)
+            before = self.pads[:, None] * (columns >= self.prefix_length)
+            mask = within(mask, columns - before, self.window)
         return [
             partial(self._attend_masked, mask, layer)
             for layer in range(len(self.keys))
@@ -99,9 +107,7 @@ class PaddedCache(KVCache):
         if layer == len(self.keys) - 1:
             self.length = end
         keys, values = self.keys[layer], self.values[layer]
-        return F.scaled_dot_product_attention(
-            q, keys[:, :, :end], values[:, :, :end], mask
-        )
+        return masked_attention(q, keys[:, :, :end], values[:, :, :end], mask)
 
     def keep(self, rows: list[int]) -> None:
         """Forget all rows but those numbered in ``rows``."""
@@ -151,16 +157,27 @@ def without(prefix: Prefix | None, ids: Ids) -> list[int]:
     return list(ids[len(prefix) :])
 
 
-def attends_after(prefix: Prefix, mask: Tensor) -> list[Attend]:
-    """Attention that sees the whole prefix, then what ``mask`` allows."""
+def attends_after(
+    prefix: Prefix,
+    mask: Tensor,
+    positions: Tensor,
+    window: int | None = None,
+) -> list[Attend]:
+    """Attention that sees the prefix, then what ``mask`` allows.
+
+    ``positions`` (B, T) are those of the columns of ``mask``, the prefix
+    counted; nothing further back than ``window`` is seen.
+    """
     B, _, T, _ = mask.shape
     before = mask.new_ones(B, 1, T, len(prefix))
     mask = torch.cat([before, mask], dim=-1)  # (B, 1, T, P + T)
+    earlier = torch.arange(len(prefix), device=mask.device).expand(B, -1)
+    mask = within(mask, torch.cat([earlier, positions], dim=-1), window)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys = prefix.keys[layer].expand(B, -1, -1, -1)
         values = prefix.values[layer].expand(B, -1, -1, -1)
         k, v = torch.cat([keys, k], dim=-2), torch.cat([values, v], dim=-2)
-        return F.scaled_dot_product_attention(q, k, v, mask)
+        return masked_attention(q, k, v, mask)
 
     return [partial(attend, layer) for layer in range(len(prefix.keys))]

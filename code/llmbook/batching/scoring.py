@@ -19,6 +19,7 @@ from .masks import (
     masked_attends,
     positions_of,
     right_pad,
+    within,
 )
 from .prefix import Prefix, attends_after, evaluating, without
 
@@ -182,12 +183,14 @@ def _hidden(
     ids, documents = (t.to(model.head_weight.device) for t in (ids, documents))
     start = 0 if prefix is None else len(prefix)
     mask = document_mask(documents)
-    attends = masked_attends(mask, model.config.n_layer)
-    if prefix is not None:
-        attends = attends_after(prefix, mask)
     places = start + positions_of(mask)
     # Padding may stand anywhere, and nothing is left behind a full context.
     places = places.masked_fill(documents == PADDING, 0)
+    n_layer, window = model.config.n_layer, model.config.window
+    if prefix is None:
+        attends = masked_attends(within(mask, places, window), n_layer)
+    else:
+        attends = attends_after(prefix, mask, places, window)
     x = model.hidden(ids, attends, positions=places)
     if prefix is None:
         return x

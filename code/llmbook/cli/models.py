@@ -11,11 +11,11 @@ from llmbook.hub import (
     CONFIG,
     REPOSITORIES,
     WEIGHTS,
-    from_pretrained_gpt2,
+    from_pretrained,
     load_tokenizer,
 )
 from llmbook.model import GPT
-from llmbook.tokenizer import Tokenizer, gpt2
+from llmbook.tokenizer import Tokenizer
 from llmbook.train import CHECKPOINT_NAME
 
 from .notes import note
@@ -25,16 +25,18 @@ def read_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
     """A GPT of ours with its tokenizer, by its folder or its name.
 
     Raises:
-        ValueError: there is none, or it is built otherwise than a GPT-2.
+        ValueError: there is none, or it is built otherwise than a GPT-2, a
+            Llama or a Mistral.
         OSError: it has to be downloaded, and that failed.
     """
     folder = Path(name_or_dir)
     if (folder / CONFIG).is_file():
-        model, tokenizer = from_pretrained_gpt2(folder), load_tokenizer(folder)
+        model, tokenizer = from_pretrained(folder), load_tokenizer(folder)
     elif (folder / WEIGHTS).is_file():
         model, tokenizer = read_trained(folder)
     elif name_or_dir in REPOSITORIES:
-        model, tokenizer = from_pretrained_gpt2(name_or_dir), gpt2()
+        model = from_pretrained(name_or_dir)
+        tokenizer = load_tokenizer(name_or_dir)
     else:
         raise ValueError(_why_not(folder))
     return model.to(runtime.best_device()), tokenizer
@@ -76,6 +78,7 @@ def _why_not(folder: Path) -> str:
         )
     return (
         f"{str(folder)!r} holds no model; expected a folder that `llmbook "
-        "train` or `llmbook align` filled, one of a GPT-2 in Hugging Face's "
-        f"format, or one of {', '.join(REPOSITORIES)}."
+        "train` or `llmbook align` filled, one of a GPT-2, a Llama or a "
+        "Mistral in Hugging Face's format, or one of "
+        f"{', '.join(REPOSITORIES)}."
     )

@@ -45,8 +45,8 @@ class Stage:
     out: Annotated[Path, tyro.conf.Positional]
     """New folder for the model, its tokenizer and its record."""
     model: str | None = None
-    """A folder that `train` or `align` filled, or that holds a GPT-2 in
-    Hugging Face's format; else the book's own model."""
+    """A folder that `train` or `align` filled, or that holds a GPT-2, Llama
+    or Mistral in Hugging Face's format; else the book's own model."""
     data: str = WORLD
     """"world", or a file of JSON Lines."""
     validation: Path | None = None

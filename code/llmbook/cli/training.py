@@ -13,13 +13,13 @@ import tyro
 from llmbook import checkpoint, runtime
 from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Batches, TokenShard, load_corpus
-from llmbook.evaluation.loading import read_trained
 from llmbook.hub import TOKENIZER, WEIGHTS
 from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer
 from llmbook.train import CHECKPOINT_NAME, train
 
+from .models import read_model
 from .notes import visible
 
 
@@ -83,8 +83,10 @@ class Train:
 class Generate:
     """Write on from a prompt."""
 
-    folder: Annotated[Path, tyro.conf.Positional]
-    """What `llmbook train` filled."""
+    model: Annotated[str, tyro.conf.Positional]
+    """A folder that `train` or `align` filled, or that holds a GPT-2, Llama
+    or Mistral in Hugging Face's format; or a name of the hub, such as gpt2
+    or HuggingFaceTB/SmolLM2-135M."""
     prompt: Annotated[str, tyro.conf.Positional] = ""
     """The text to go on from; empty begins a new document."""
     max_new_tokens: int = 200
@@ -96,7 +98,7 @@ class Generate:
     seed: int = 0
 
     def run(self) -> str:
-        model, tokenizer = read_trained(self.folder)
+        model, tokenizer = read_model(self.model)
         end = tokenizer.end_of_text
         prompt = [end, *tokenizer.encode(self.prompt)]
         shown, count = self.prompt, 0
@@ -116,4 +118,4 @@ class Generate:
             if token != end:
                 ids.append(token)
         print(visible(shown + tokenizer.decode(ids)))
-        return f"{count} tokens from {self.folder}"
+        return f"{count} tokens from {self.model}"

@@ -16,12 +16,12 @@ from llmbook.hub import (
     TOKENIZER,
     WEIGHTS,
     config_from_hub,
-    from_pretrained_gpt2,
+    from_pretrained,
     load_tokenizer,
 )
 from llmbook.hub.files import read_json
 from llmbook.model import GPT
-from llmbook.tokenizer import BPETokenizer, Tokenizer, gpt2
+from llmbook.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -31,9 +31,10 @@ def load_model(
 ) -> LanguageModel:
     """The model that ``name_or_dir`` names.
 
-    A folder of ``llmbook train``; a folder in Hugging Face's format;
-    ``"gpt2"`` and its larger sisters; or another causal model's name on the
-    hub. GPT-2s are computed by our own code, others by transformers.
+    A folder of ``llmbook train``; a folder in Hugging Face's format; one of
+    :data:`~llmbook.hub.REPOSITORIES`; or another causal model's name on the
+    hub. What our GPT can be is computed by our own code, other models by
+    transformers.
 
     Raises:
         ValueError: there is no such folder, or it holds no model.
@@ -45,8 +46,8 @@ def load_model(
     if path.is_dir():
         return _from_folder(path, batch_size)
     if name in REPOSITORIES:
-        model = from_pretrained_gpt2(name).to(runtime.best_device())
-        return GPTModel(model, gpt2(), batch_size, name)
+        model = from_pretrained(name).to(runtime.best_device())
+        return GPTModel(model, load_tokenizer(name), batch_size, name)
     if path.exists() or not HUB_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is neither a folder nor a name on the hub; expected "
@@ -74,7 +75,7 @@ def _from_folder(folder: Path, batch_size: int) -> LanguageModel:
         tokenizer = _own_kind(folder)
         if tokenizer is None:
             return TransformersModel.load(folder)
-        model = from_pretrained_gpt2(folder)
+        model = from_pretrained(folder)
     elif (folder / WEIGHTS).is_file():
         model, tokenizer = read_trained(folder)
     else:
@@ -87,9 +88,17 @@ def _from_folder(folder: Path, batch_size: int) -> LanguageModel:
 
 
 def _own_kind(folder: Path) -> Tokenizer | None:
-    """The folder's tokenizer, where it and the model are of our kind."""
+    """The folder's tokenizer, where it and the model are of our kind.
+
+    Ours begin a document with the end of the one before it; a model that
+    was trained to begin with another token is not of our kind.
+    """
+    settings = read_json(folder / CONFIG)
     try:
-        config_from_hub(read_json(folder / CONFIG))
-        return load_tokenizer(folder)
+        config_from_hub(settings)
+        tokenizer = load_tokenizer(folder)
     except ValueError:
         return None
+    end = tokenizer.special_tokens.get(END_OF_TEXT)
+    begins_alike = settings.get("bos_token_id") in (None, end)
+    return tokenizer if end is not None and begins_alike else None

@@ -123,8 +123,8 @@ def check(number: str, answer: Any) -> Result:
     except Exception as error:
         complaint = (
             "Your answer raised "
-            f"{type(error).__name__}: {error}. Run it by itself on the "
-            "example in the text to see where."
+            f"{type(error).__name__}: {str(error).rstrip('.')}. Run it by "
+            "itself on the example in the text to see where."
         )
     if complaint is None:
         return Result(exercise.number, True, exercise.praise)

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmbook.attention import attention, causal_mask
+from llmbook.attention import (
+    Attend,
+    attention,
+    causal_mask,
+    naive_attention,
+)
 from llmbook.exercises import Exercise, register
 
 TOLERANCE = 1e-5
@@ -50,6 +55,10 @@ def _divided_by_size(query, keys, values):
     return (keys @ query / len(query)).softmax(dim=0) @ values
 
 
+def _divided_by_root_of_keys(query, keys, values):
+    return (keys @ query / math.sqrt(len(keys))).softmax(dim=0) @ values
+
+
 def _no_softmax(query, keys, values):
     return (keys @ query / math.sqrt(len(query))) @ values
 
@@ -66,6 +75,10 @@ _ONE_QUERY = {
     _divided_by_size: (
         "You divided by D. The spread of the scores grows with the square "
         "root of D, so divide by math.sqrt(D)."
+    ),
+    _divided_by_root_of_keys: (
+        "You divided by the square root of S, the number of keys. A score "
+        "is a sum of D products: divide by the root of len(query)."
     ),
     _no_softmax: (
         "You mixed with the raw scores. They may be negative and do not sum "
@@ -100,6 +113,7 @@ register(
         {
             "no scale": _unscaled,
             "divided by D": _divided_by_size,
+            "divided by the root of S": _divided_by_root_of_keys,
             "no softmax": _no_softmax,
             "keys mixed": _keys_mixed,
         },
@@ -291,6 +305,11 @@ def _no_transpose(x):
     return x.reshape(B, T, H * D)
 
 
+def _viewed(x):
+    B, H, T, D = x.shape
+    return x.transpose(1, 2).view(B, T, H * D)
+
+
 def _interleaved(x):
     B, H, T, D = x.shape
     return x.permute(0, 2, 3, 1).reshape(B, T, H * D)
@@ -326,7 +345,16 @@ _MERGE = {
 
 def _check_merge(answer) -> str | None:
     x = _draw(2, 3, 4, 5, seed=4)
-    got = answer(x)
+    try:
+        got = answer(x)
+    except RuntimeError as error:
+        if "view size" not in str(error):
+            raise
+        return (
+            "view cannot join the axes: after the transpose their numbers "
+            "no longer lie side by side in memory. Use reshape, which "
+            "copies them where it must."
+        )
     if _same(got, heads_to_width(x)):
         return None
     return _named(got, _MERGE, x) or (
@@ -343,6 +371,7 @@ register(
         heads_to_width,
         {
             "no transpose": _no_transpose,
+            "view for reshape": _viewed,
             "interleaved": _interleaved,
             "averaged": _averaged,
             "summed": _summed,
@@ -405,29 +434,38 @@ def _own_token(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _check_leak(answer) -> str | None:
-    inputs = tuple(_draw(1, 2, 5, 4, seed=seed) for seed in (5, 6, 7))
-    if answer(_own_token, *inputs):
+    def inputs():  # fresh ones each time: an answer may write into them
+        return tuple(_draw(1, 2, 5, 4, seed=seed) for seed in (5, 6, 7))
+
+    if answer(_own_token, *inputs()):
         return (
             "You reported a leak where each token returns its own value. "
             "The changed token's own output may change: compare only the "
             "outputs before it."
         )
-    if answer(attention, *inputs):
+    if answer(attention, *inputs()):
         return (
             "You reported a leak in causal attention. Change a late token "
             "and look at earlier outputs, not the other way round."
         )
-    if not answer(_no_mask, *inputs):
+    if not answer(_no_mask, *inputs()):
         return (
             "Attention without a mask passed your test. A query is read "
             "only by its own row; change the key and the value that others "
             "read."
         )
-    if not answer(_late_mask, *inputs):
+    if not answer(_late_mask, *inputs()):
         return (
             "Attention masked after the softmax passed your test. There "
             "the future's value is hidden but its key still takes a share: "
             "change the key too."
+        )
+    given = inputs()
+    answer(attention, *given)
+    if not all(map(torch.equal, given, inputs())):
+        return (
+            "Your test finds both leaks, and changes its caller's tensors "
+            "as it does so. Change a clone()."
         )
     return None
 
@@ -442,6 +480,13 @@ def _changes_only_the_value(attend, q, k, v):
     )
 
 
+def _changes_in_place(attend, q, k, v):
+    before = attend(q, k, v)[:, :, :-1]
+    k[:, :, -1] += 1.0
+    v[:, :, -1] += 1.0
+    return not torch.allclose(before, attend(q, k, v)[:, :, :-1], atol=1e-5)
+
+
 register(
     Exercise(
         "5.5",
@@ -453,6 +498,7 @@ register(
             "changes the past": _changes_the_past,
             "changes the query": _changes_the_query,
             "changes only the value": _changes_only_the_value,
+            "changes its input": _changes_in_place,
         },
         "Your test finds both leaks, the open one and the hidden one.",
     )
@@ -539,5 +585,131 @@ register(
             "no mask": _groups_unmasked,
         },
         "That is grouped-query attention, as Llama-style models use it.",
+    )
+)
+
+
+# 5.7 --------------------------------------------------------------------
+
+
+def without_head(attend: Attend, head: int) -> Attend:
+    """``attend``, but ``head`` brings nothing back."""
+
+    def attend_without(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v).clone()  # (B, H, T, D)
+        mixed[:, head] = 0.0
+        return mixed
+
+    return attend_without
+
+
+def _without_question(attend: Attend, head: int) -> Attend:
+    def silent(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = q.clone()
+        q[:, head] = 0.0
+        return attend(q, k, v)
+
+    return silent
+
+
+def _without_token(attend: Attend, head: int) -> Attend:
+    def forgetful(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v).clone()
+        mixed[:, :, head] = 0.0
+        return mixed
+
+    return forgetful
+
+
+def _cut_out(attend: Attend, head: int) -> Attend:
+    def narrow(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = attend(q, k, v)
+        return torch.cat([mixed[:, :head], mixed[:, head + 1 :]], dim=1)
+
+    return narrow
+
+
+def _only_head(attend: Attend, head: int) -> Attend:
+    def alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = torch.zeros_like(q)
+        mixed[:, head] = attend(q, k, v)[:, head]
+        return mixed
+
+    return alone
+
+
+def _silenced_in_place(attend: Attend, head: int) -> Attend:
+    def spoiling(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        v[:, head] = 0.0
+        return attend(q, k, v)
+
+    return spoiling
+
+
+_SILENCED = {
+    _without_question: (
+        "You took the head's queries away. Equal scores are still scores: "
+        "the head now brings back the average of what it may see. Take away "
+        "what it brings back."
+    ),
+    _without_token: (
+        "You silenced a token in all heads. The axes are (B, H, T, D): the "
+        "head's is the second."
+    ),
+    _cut_out: (
+        "You cut the head out, and one is missing when they are merged. "
+        "Leave its place, with zeros in it."
+    ),
+    _only_head: (
+        "You silenced the others. The given head is the one to switch off."
+    ),
+}
+
+
+def _check_without_head(answer) -> str | None:
+    given = tuple(_draw(1, 4, 5, 3, seed=seed) for seed in (11, 12, 13))
+
+    def mixed(build, head):
+        return build(naive, head)(*(x.clone() for x in given))
+
+    def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return naive_attention(q, k, v, causal_mask(q.shape[-2]))[0]
+
+    for head in (2, 0):
+        got = mixed(answer, head)
+        if _same(got, mixed(without_head, head)):
+            continue
+        for mistake, message in _SILENCED.items():
+            if _same(got, mixed(mistake, head)):
+                return message
+        return (
+            f"With head {head} off, that head's slice should be zero and the "
+            "others as attend returns them. Mix by the attend you were given."
+        )
+    copies = tuple(x.clone() for x in given)
+    answer(naive, 0)(*copies)
+    if not all(map(torch.equal, copies, given)):
+        return (
+            "The head is silent, but you wrote into the caller's q, k or v, "
+            "and whoever uses them next finds them changed. Write into a "
+            "clone()."
+        )
+    return None
+
+
+register(
+    Exercise(
+        "5.7",
+        "Switch a head off",
+        _check_without_head,
+        without_head,
+        {
+            "queries taken away": _without_question,
+            "a token silenced": _without_token,
+            "head cut out": _cut_out,
+            "the others silenced": _only_head,
+            "the caller's tensors spoiled": _silenced_in_place,
+        },
+        "Now hand it to the reader, head by head, and put the exam again.",
     )
 )

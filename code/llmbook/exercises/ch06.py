@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from llmbook.config import GPTConfig
 from llmbook.exercises import Exercise, register
@@ -36,6 +37,15 @@ def _same(a, b) -> bool:
 def _like(answer, mistake, *arguments) -> bool:
     """Whether ``answer`` returns what ``mistake`` would."""
     return _same(answer(*arguments), mistake(*arguments))
+
+
+def _shape(config: GPTConfig) -> str:
+    """What of ``config`` the counts depend on, in a line."""
+    return (
+        f"V={config.vocab_size}, context={config.context_length}, "
+        f"L={config.n_layer}, C={config.n_embd}, "
+        f"tie_weights={config.tie_weights}"
+    )
 
 
 # 6.1 --------------------------------------------------------------------
@@ -105,7 +115,10 @@ def _check_count(answer) -> str | None:
     for config in (TIED, UNTIED, GPTConfig()):
         wanted = GPT(config).num_parameters()
         if answer(config) != wanted:
-            return f"For {config} expected {wanted:,}, got {answer(config):,}."
+            return (
+                f"For {_shape(config)} expected {wanted:,}, got "
+                f"{answer(config):,}."
+            )
     return None
 
 
@@ -173,10 +186,38 @@ def _no_mean(x, gain, bias, eps=1e-5):
     return x / torch.sqrt(square + eps) * gain + bias
 
 
-def _check_norm(answer) -> str | None:
-    generator = torch.Generator().manual_seed(0)
-    x = 2 + 3 * torch.randn(2, 5, 8, generator=generator)
-    gain, bias = 1 + torch.rand(2, 8, generator=generator)
+def _not_centred(x, gain, bias, eps=1e-5):
+    variance = x.var(dim=-1, keepdim=True, correction=0)
+    return x / torch.sqrt(variance + eps) * gain + bias
+
+
+def _late_eps(x, gain, bias, eps=1e-5):
+    mean = x.mean(dim=-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(dim=-1, keepdim=True)
+    return (x - mean) / (torch.sqrt(variance) + eps) * gain + bias
+
+
+def _ready_made(x, gain, bias, eps=1e-5):
+    return F.layer_norm(x, gain.shape, gain, bias, eps)
+
+
+READY_MADE = {"layer_norm", "var", "var_mean", "std", "std_mean"}
+
+
+class _Calls(TorchFunctionMode):
+    """Keeps the names of the torch functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _norm_slip(answer, x, gain, bias) -> str | None:
+    """The message of the classic mistake that ``answer`` makes on x."""
     hints = {
         _sample_variance: "Your variance divides by C - 1. A norm divides "
         "by C.",
@@ -189,17 +230,45 @@ def _check_norm(answer) -> str | None:
         "the other at the end.",
         _no_mean: "You did not subtract the mean. (What you have is RMSNorm, "
         "which newer models use.)",
+        _not_centred: "You subtracted the mean inside the variance only. "
+        "Subtract it from x, too.",
     }
     for mistake, hint in hints.items():
         if _like(answer, mistake, x, gain, bias):
             return hint
+    return None
+
+
+def _check_norm(answer) -> str | None:
+    generator = torch.Generator().manual_seed(0)
+    x = 2 + 3 * torch.randn(2, 5, 8, generator=generator)
+    gain, bias = 1 + torch.rand(2, 8, generator=generator)
+    slip = _norm_slip(answer, x, gain, bias)
+    if slip is not None:
+        return slip
     if not _same(answer(x, gain, bias), F.layer_norm(x, (8,), gain, bias)):
         return "The result differs from torch's layer_norm on random x."
     constant = torch.full((1, 1, 8), 3.0)
     if not _same(answer(constant, gain, bias), bias.view(1, 1, 8)):
         return (
-            "A vector of equal numbers should give the bias. Is eps inside "
-            "the square root, added to the variance?"
+            "A vector of equal numbers should give the bias. Is eps added "
+            "to the variance?"
+        )
+    tiny = 1e-3 * x
+    if not _same(
+        answer(tiny, gain, bias, 1e-2),
+        layer_norm(tiny, gain, bias, 1e-2),
+    ):
+        return (
+            "On very small vectors the result differs. Is eps inside the "
+            "square root, added to the variance?"
+        )
+    with _Calls() as calls:
+        answer(x, gain, bias)
+    if used := sorted(calls.names & READY_MADE):
+        return (
+            f"The numbers are right, but torch's {used[0]} made them. Write "
+            "it with mean and sums only."
         )
     return None
 
@@ -217,6 +286,9 @@ register(
             "no root": _no_root,
             "no gain": _no_gain,
             "no mean": _no_mean,
+            "not centred": _not_centred,
+            "eps outside the root": _late_eps,
+            "ready-made": _ready_made,
         },
     )
 )
@@ -256,6 +328,10 @@ def _one_norm_twice(x, attend, feed_forward, norm_1, norm_2):
     return norm_1(x + feed_forward(x))
 
 
+def _norms_swapped(x, attend, feed_forward, norm_1, norm_2):
+    return post_norm_block(x, attend, feed_forward, norm_2, norm_1)
+
+
 def _check_post_norm(answer) -> str | None:
     generator = torch.Generator().manual_seed(0)
     x, m, n = torch.randn(3, 8, 8, generator=generator)
@@ -264,7 +340,8 @@ def _check_post_norm(answer) -> str | None:
     def norm(gain: float) -> Part:
         return lambda y: gain * F.layer_norm(y, (8,))
 
-    given = (x, lambda y: y @ m, lambda y: y @ n, norm(2.0), norm(3.0))
+    parts = (lambda y: y @ m, lambda y: F.gelu(y @ n))  # size matters
+    given = (x, *parts, norm(2.0), norm(3.0))
     hints = {
         _pre_norm: "That is pre-norm, the block of this chapter. In 2017 "
         "the norm came after the addition.",
@@ -276,6 +353,8 @@ def _check_post_norm(answer) -> str | None:
         "what the first norm returned.",
         _one_norm_twice: "You used norm_1 twice; the second sum has a norm "
         "of its own, norm_2.",
+        _norms_swapped: "You exchanged the norms: norm_1 belongs to "
+        "attention, norm_2 to the feed-forward part.",
     }
     for mistake, hint in hints.items():
         if _like(answer, mistake, *given):
@@ -297,6 +376,7 @@ register(
             "norm of answers": _norm_of_answers,
             "parallel": _parallel,
             "one norm twice": _one_norm_twice,
+            "norms swapped": _norms_swapped,
         },
     )
 )
@@ -401,6 +481,10 @@ def _whole_sequence(config: GPTConfig, T: int) -> int:
     return T * forward_flops(config, T)
 
 
+def _backward_too(config: GPTConfig, T: int) -> int:
+    return 3 * forward_flops(config, T)
+
+
 def _check_flops(answer) -> str | None:
     hints = {
         _multiplications: "You counted multiplications only. Each comes "
@@ -415,6 +499,8 @@ def _check_flops(answer) -> str | None:
         "the head does.",
         _whole_sequence: "That is the work for the whole sequence. The "
         "question is for one token of it.",
+        _backward_too: "That is a training step, forward and backward. The "
+        "question is for the way forward.",
     }
     for mistake, hint in hints.items():
         if answer(TIED, 16) == mistake(TIED, 16):
@@ -423,7 +509,7 @@ def _check_flops(answer) -> str | None:
         wanted = GPT(config).flops_per_token(T)
         if answer(config, T) != wanted:
             return (
-                f"For {config} and T={T} expected {wanted:,}, got "
+                f"For {_shape(config)} and T={T} expected {wanted:,}, got "
                 f"{answer(config, T):,}."
             )
     return None
@@ -442,6 +528,7 @@ register(
             "no head": _no_head,
             "lookup too": _lookup_too,
             "whole sequence": _whole_sequence,
+            "backward too": _backward_too,
         },
     )
 )

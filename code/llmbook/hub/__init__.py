@@ -1,45 +1,39 @@
 """Models from and for Hugging Face: weights, configuration, tokenizer.
 
-A GPT of ours is a ``GPT2LMHeadModel`` of transformers under other names:
+A GPT of ours is, under other names, one of three models of transformers.
+Its parts decide which: learned positions, LayerNorm and GELU make a GPT-2;
+rotary positions, RMSNorm and SwiGLU a Llama; these within a window a
+Mistral.
 
-=========================  ==============================================
-ours                       transformers', after ``transformer.``
-=========================  ==============================================
-token_embedding.weight     wte.weight
-position_embedding.weight  wpe.weight
-blocks.3.norm_1            h.3.ln_1
-blocks.3.attention.qkv     h.3.attn.c_attn, matrix transposed
-blocks.3.attention.output  h.3.attn.c_proj, matrix transposed
-blocks.3.norm_2            h.3.ln_2
-blocks.3.feed_forward.up   h.3.mlp.c_fc, matrix transposed
-blocks.3.feed_forward.down h.3.mlp.c_proj, matrix transposed
-final_norm                 ln_f
-head.weight, if not tied   lm_head.weight, without ``transformer.``
-=========================  ==============================================
+=======================  =====================  =========================
+ours                     GPT-2's                Llama's and Mistral's
+=======================  =====================  =========================
+token_embedding          transformer.wte        model.embed_tokens
+position_embedding       transformer.wpe
+blocks.3                 transformer.h.3        model.layers.3
+- norm_1                 - ln_1                 - input_layernorm
+- attention.qkv          - attn.c_attn          - self_attn.q_proj,
+                                                  k_proj and v_proj
+- attention.output       - attn.c_proj          - self_attn.o_proj
+- norm_2                 - ln_2                 - post_attention_layernorm
+- feed_forward.gate                             - mlp.gate_proj
+- feed_forward.up        - mlp.c_fc             - mlp.up_proj
+- feed_forward.down      - mlp.c_proj           - mlp.down_proj
+final_norm               transformer.ln_f       model.norm
+head, if not tied        lm_head                lm_head
+=======================  =====================  =========================
 
-In ``config.json``, ``context_length`` is ``n_positions``, ``norm_eps`` is
-``layer_norm_epsilon``, ``tie_weights`` is ``tie_word_embeddings`` and
-``init_std`` is ``initializer_range``; ``dropout`` is written three times
-and ``bias`` stays, for what GPT-2 has no word for.
+GPT-2 keeps the matrices of its blocks transposed. What ``config.json`` calls
+our settings stands in :mod:`llmbook.hub.families`.
 """
 
 from __future__ import annotations
 
+from .bpe import HubTokenizer
+from .families import config_from_hub, config_to_hub, family
 from .files import CONFIG, INDEX, TOKENIZER, WEIGHTS
-from .load import (
-    REPOSITORIES,
-    download,
-    from_pretrained_gpt2,
-    gpt_from_tensors,
-)
-from .names import (
-    config_from_hub,
-    config_to_hub,
-    our_name,
-    our_state,
-    their_name,
-    their_state,
-)
+from .load import from_pretrained, from_pretrained_gpt2, gpt_from_tensors
+from .repositories import REPOSITORIES, download
 from .save import save_pretrained
 from .tokens import load_tokenizer, tokenizer_to_hub
 
@@ -49,16 +43,15 @@ __all__ = [
     "REPOSITORIES",
     "TOKENIZER",
     "WEIGHTS",
+    "HubTokenizer",
     "config_from_hub",
     "config_to_hub",
     "download",
+    "family",
+    "from_pretrained",
     "from_pretrained_gpt2",
     "gpt_from_tensors",
     "load_tokenizer",
-    "our_name",
-    "our_state",
     "save_pretrained",
-    "their_name",
-    "their_state",
     "tokenizer_to_hub",
 ]

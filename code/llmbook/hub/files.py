@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"  # which shard holds which tensor
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 GENERATION = "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+
+
+def shard_name(number: int, count: int) -> str:
+    """What the hub calls shard ``number`` of ``count``.
+
+    >>> shard_name(1, 3)
+    'model-00001-of-00003.safetensors'
+    """
+    return f"model-{number:05}-of-{count:05}.safetensors"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,84 +3,163 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from llmbook import downloads
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
 
+from .families import biases_left_out, config_from_hub, family
 from .files import CONFIG, INDEX, WEIGHTS, read_json
-from .names import config_from_hub, our_state
+from .names import HEAD, NAMES, empty_state, layout, short_name
+from .repositories import download
 
-REPOSITORIES = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-}
-ENDPOINT_VARIABLE = "HF_ENDPOINT"  # the hub's own variable, for mirrors
-ENDPOINT = "https://huggingface.co"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def from_pretrained_gpt2(
-    name_or_dir: str | os.PathLike[str], progress: bool = True
+def from_pretrained(
+    name_or_dir: str | os.PathLike[str],
+    progress: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> GPT:
-    """A GPT-2 with the weights that Hugging Face publishes.
+    """A GPT-2, Llama or Mistral with the weights that somebody published.
 
-    ``name_or_dir`` is ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"`` or
-    ``"gpt2-xl"`` (downloaded once, into ``LLMBOOK_CACHE`` or the user's
-    cache folder), or a folder with ``config.json`` and safetensors, whole
-    or in shards. The model comes in evaluation mode, in float32.
+    ``name_or_dir`` is a name that :data:`REPOSITORIES` has (downloaded
+    once, into ``LLMBOOK_CACHE`` or the user's cache folder), or a folder
+    with ``config.json`` and safetensors, whole or in shards. The model
+    comes in evaluation mode, and in ``dtype`` whatever the file is in. No
+    more is in memory than the model and a tensor or two of the file's.
 
     Raises:
         ValueError: no such name or folder, pickled weights, a damaged
             file, or a model that this architecture cannot express.
         OSError: the download failed; the message says what to do.
     """
-    path = Path(name_or_dir)
-    if path.suffix in PICKLED:
-        raise ValueError(_pickle_refusal(path.name))
-    if path.is_dir():
-        return _load_folder(path)
-    if str(name_or_dir) not in REPOSITORIES:
+    folder = Path(name_or_dir)
+    if folder.suffix in PICKLED:
+        raise ValueError(_pickle_refusal(folder.name))
+    if not folder.is_dir():
+        folder = download(os.fspath(name_or_dir), progress=progress)
+    if not (folder / CONFIG).is_file():
         raise ValueError(
-            f"{str(name_or_dir)!r} is neither a folder nor a known model; "
-            f"expected a folder or one of {', '.join(REPOSITORIES)}."
+            f"{folder} has no {CONFIG}; expected it beside the weights."
         )
-    return _load_folder(download(str(name_or_dir), progress))
+    settings = read_json(folder / CONFIG)
+    config = config_from_hub(settings)
+    tensors = _tensors(_weight_files(folder))
+    return _filled(config, tensors, biases_left_out(settings), dtype)
 
 
-def gpt_from_tensors(tensors: dict[str, Tensor], config: GPTConfig) -> GPT:
-    """A GPT holding ``tensors``, which carry transformers' names.
+def from_pretrained_gpt2(
+    name_or_dir: str | os.PathLike[str], progress: bool = True
+) -> GPT:
+    """:func:`from_pretrained`, for a GPT-2 and nothing else.
+
+    Raises:
+        ValueError: it is of another family, or as there.
+    """
+    model = from_pretrained(name_or_dir, progress)
+    if family(model.config) != "gpt2":
+        raise ValueError(
+            f"{name_or_dir} is a {family(model.config)} by its model_type, "
+            "and no gpt2. Call from_pretrained, which loads both."
+        )
+    return model
+
+
+def gpt_from_tensors(
+    tensors: Mapping[str, Tensor],
+    config: GPTConfig,
+    dtype: torch.dtype = torch.float32,
+) -> GPT:
+    """A GPT holding copies of ``tensors``, which have transformers' names.
 
     Raises:
         ValueError: a tensor is missing, foreign, or of another shape.
     """
-    state = our_state(tensors, config)
-    with torch.device("meta"):  # shapes only: nothing is drawn, then lost
+    return _filled(config, tensors.items(), [], dtype)
+
+
+class Zeros(dict[str, Tensor]):
+    """A state whose tensors are made, as zeros, when first asked for.
+
+    So weights that do not fit are refused before there is room for them.
+
+    >>> Zeros({"a": torch.empty(2, device="meta")}, torch.float32)["a"]
+    tensor([0., 0.])
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, Tensor], dtype: torch.dtype
+    ) -> None:
+        self.shapes, self.dtype = shapes, dtype
+
+    def __missing__(self, name: str) -> Tensor:
+        self[name] = torch.zeros(self.shapes[name].shape, dtype=self.dtype)
+        return self[name]
+
+
+def _filled(
+    config: GPTConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    without_bias: Sequence[str],
+    dtype: torch.dtype,
+) -> GPT:
+    """A GPT into which each tensor is copied as it comes.
+
+    ``without_bias`` are parts of their blocks whose biases stay zero.
+    """
+    shapes, names = empty_state(config), NAMES[family(config)]
+    state, places = Zeros(shapes, dtype), layout(config)
+    for name in [*places]:
+        if name.endswith("bias") and any(p in name for p in without_bias):
+            del places[name]
+    foreign, unlike = [], []
+    for name, tensor in tensors:
+        short = short_name(name, names)
+        if short is None or (short == HEAD and config.tie_weights):
+            continue
+        place = places.pop(short, None)
+        if place is None:
+            no_bias = name.endswith(".bias") and not config.bias
+            if not (no_bias and not tensor.any()):
+                foreign.append(name)
+        elif problem := _unlike(tensor, place.of(shapes)):
+            unlike.append(f"{name} is {problem}")
+        else:
+            place.of(state).copy_(tensor)
+    _refuse([*places], foreign, unlike)
+    with torch.device("meta"):  # nothing is drawn, then lost
         model = GPT(config)
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in state]
-    foreign = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if missing or foreign or shapes:
+    model.load_state_dict({n: state[n] for n in shapes}, assign=True)
+    return model.requires_grad_(True).eval()
+
+
+def _unlike(tensor: Tensor, ours: Tensor) -> str:
+    """How ``tensor`` differs from what ours can hold; empty: it does not."""
+    if tensor.dtype not in DTYPES:
+        return str(tensor.dtype)
+    if tensor.shape != ours.shape:
+        return f"{tuple(tensor.shape)}, not {tuple(ours.shape)}"
+    return ""
+
+
+def _refuse(
+    missing: Sequence[str], foreign: Sequence[str], unlike: Sequence[str]
+) -> None:
+    """Say what does not fit, if something does not."""
+    if missing or foreign or unlike:
         raise ValueError(
             "the weights do not fit the configuration beside them: missing "
-            f"{missing[:3]}, foreign {foreign[:3]}, of another shape "
-            f"{shapes[:3]} (up to three each). Take both files from the "
-            "same model."
+            f"{missing[:3]}, foreign {foreign[:3]}, of another shape or "
+            f"type {unlike[:3]} (up to three each). Take both files from "
+            "the same model, before it was quantised."
         )
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(True).eval()
 
 
 def _pickle_refusal(name: str) -> str:
@@ -89,19 +168,6 @@ def _pickle_refusal(name: str) -> str:
         f"author put inside. Use the model's safetensors file ({WEIGHTS}), "
         "which holds numbers only."
     )
-
-
-def _load_folder(folder: Path) -> GPT:
-    config_path = folder / CONFIG
-    if not config_path.is_file():
-        raise ValueError(
-            f"{folder} has no {CONFIG}; expected it beside the weights."
-        )
-    config = config_from_hub(read_json(config_path))
-    tensors: dict[str, Tensor] = {}
-    for path in _weight_files(folder):
-        tensors.update(_read_safetensors(path))
-    return gpt_from_tensors(tensors, config)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -130,33 +196,19 @@ def _shards(index: Path) -> list[str]:
     return names
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as opened:
-            names = opened.keys()
-            return {name: opened.get_tensor(name) for name in names}
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path} is missing, though the index names it. Download it."
-        ) from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged or no safetensors file ({error}). Delete "
-            "it and download it again."
-        ) from error
-
-
-def download(name: str, progress: bool = True) -> Path:
-    """Fetch a GPT-2 into the cache, once; return its folder.
-
-    The SHA-256 of each file is recorded when it first arrives, and verified
-    at every later use.
-    """
-    endpoint = os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip("/")
-    base = f"{endpoint}/{REPOSITORIES[name]}/resolve/main"
-    mend = f"Or pass a folder that holds {CONFIG} and {WEIGHTS}."
-    for file in (CONFIG, WEIGHTS):
-        path = downloads.fetch(
-            f"{base}/{file}", f"{name}/{file}", mend=mend, progress=progress
-        )
-    return path.parent
+def _tensors(paths: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of safetensors files, one at a time."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  (no mapping)
+                    yield name, opened.get_tensor(name)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{path} is missing, though the index names it. Download it."
+            ) from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged or no safetensors file ({error}). "
+                "Delete it and download it again."
+            ) from error

@@ -1,183 +1,179 @@
-"""What our GPT and transformers' GPT-2 call the same things."""
+"""What our GPT and transformers' models call the same tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from llmbook.config import GPT2_CONTEXT_LENGTH, GPT2_VOCAB_SIZE, GPTConfig
-from llmbook.layers import EXPANSION
+from llmbook.config import GPTConfig
 from llmbook.model import GPT
 
-from .files import CONFIG
+from .families import family
 
-# transformers' name within h.<i>. : ours within blocks.<i>.
-IN_BLOCK = {
-    "ln_1": "norm_1",
-    "attn.c_attn": "attention.qkv",
-    "attn.c_proj": "attention.output",
-    "ln_2": "norm_2",
-    "mlp.c_fc": "feed_forward.up",
-    "mlp.c_proj": "feed_forward.down",
-}
-OUTSIDE = {
-    "wte.weight": "token_embedding.weight",
-    "wpe.weight": "position_embedding.weight",
-    "ln_f.weight": "final_norm.weight",
-    "ln_f.bias": "final_norm.bias",
-    "lm_head.weight": "head.weight",
-}
-MASKS = (".attn.bias", ".attn.masked_bias")  # stored masks, not weights
-BIAS = "bias"  # our own setting; a GPT-2 without biases has zeros
-GELU_NAMES = ("gelu_new", "gelu_pytorch_tanh")  # both are the tanh form
+HEAD = "lm_head.weight"  # stands outside of their model, without its prefix
+# Stored by older versions: masks and wave lengths, which are no weights.
+NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
-def config_from_hub(settings: dict[str, Any]) -> GPTConfig:
-    """Our configuration for the contents of a GPT-2's ``config.json``.
+@dataclass(frozen=True)
+class Names:
+    """The names of a family's tensors.
 
-    Raises:
-        ValueError: a setting asks for what our GPT does not compute.
-
-    >>> settings = {"model_type": "gpt2", "n_layer": 2, "n_head": 2,
-    ...             "n_embd": 8, "n_positions": 16, "vocab_size": 100}
-    >>> config_from_hub(settings).context_length
-    16
+    Args:
+        prefix: stands before all names but the head's, or is left out.
+        layers: what their blocks are called.
+        in_block: their name within a block, to ours.
+        outside: their name elsewhere, to ours.
+        turned: whether matrices are kept as (inputs, outputs).
     """
-    n_embd = settings.get("n_embd", 768)  # defaults: transformers' GPT2Config
-    required = {
-        "model_type": ("gpt2",),
-        "activation_function": GELU_NAMES,
-        "n_inner": (None, EXPANSION * n_embd),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    }
-    for key, allowed in required.items():
-        value = settings.get(key, allowed[0])
-        if value not in allowed:
-            raise ValueError(
-                f"{CONFIG} says {key} = {value!r}; this GPT computes only "
-                f"{' or '.join(map(repr, allowed))}."
-            )
-    return GPTConfig(
-        vocab_size=settings.get("vocab_size", GPT2_VOCAB_SIZE),
-        context_length=settings.get("n_positions", GPT2_CONTEXT_LENGTH),
-        n_layer=settings.get("n_layer", 12),
-        n_head=settings.get("n_head", 12),
-        n_embd=n_embd,
-        dropout=settings.get("resid_pdrop", 0.1),
-        bias=settings.get(BIAS, True),
-        tie_weights=settings.get("tie_word_embeddings", True),
-        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
-        init_std=settings.get("initializer_range", 0.02),
-    )
+
+    prefix: str
+    layers: str
+    in_block: Mapping[str, str]
+    outside: Mapping[str, str]
+    turned: bool = False
 
 
-def config_to_hub(
-    config: GPTConfig, end_of_text: int | None = None
-) -> dict[str, Any]:
-    """What ``config.json`` says of a model, for transformers' GPT-2.
+GPT2 = Names(
+    prefix="transformer.",
+    layers="h",
+    in_block={
+        "ln_1": "norm_1",
+        "attn.c_attn": "attention.qkv",
+        "attn.c_proj": "attention.output",
+        "ln_2": "norm_2",
+        "mlp.c_fc": "feed_forward.up",
+        "mlp.c_proj": "feed_forward.down",
+    },
+    outside={
+        "wte.weight": "token_embedding.weight",
+        "wpe.weight": "position_embedding.weight",
+        "ln_f.weight": "final_norm.weight",
+        "ln_f.bias": "final_norm.bias",
+        HEAD: "head.weight",
+    },
+    turned=True,  # after GPT-2's original code (Conv1D)
+)
+LLAMA = Names(
+    prefix="model.",
+    layers="layers",
+    in_block={
+        "input_layernorm": "norm_1",
+        "self_attn.q_proj": "attention.qkv",  # the first rows of it,
+        "self_attn.k_proj": "attention.qkv",  # the next,
+        "self_attn.v_proj": "attention.qkv",  # and the last: see _rows
+        "self_attn.o_proj": "attention.output",
+        "post_attention_layernorm": "norm_2",
+        "mlp.gate_proj": "feed_forward.gate",
+        "mlp.up_proj": "feed_forward.up",
+        "mlp.down_proj": "feed_forward.down",
+    },
+    outside={
+        "embed_tokens.weight": "token_embedding.weight",
+        "norm.weight": "final_norm.weight",
+        HEAD: "head.weight",
+    },
+)
+NAMES = {"gpt2": GPT2, "llama": LLAMA, "mistral": LLAMA}
 
-    >>> config = GPTConfig(n_layer=3)
-    >>> config_from_hub(config_to_hub(config)) == config
-    True
+
+@dataclass(frozen=True)
+class Place:
+    """Where one of their tensors lies in the state of a GPT of ours.
+
+    Args:
+        name: of our tensor.
+        rows: the first of its rows that are meant, and the one behind the
+            last; None are all.
+        turned: whether theirs is the transpose.
     """
-    dropout = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+
+    name: str
+    rows: tuple[int, int] | None = None
+    turned: bool = False
+
+    def of(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The place itself, in their shape: writing to it fills ours.
+
+        >>> state = {"up.weight": torch.zeros(2, 3)}
+        >>> Place("up.weight", turned=True).of(state).fill_(1).shape
+        torch.Size([3, 2])
+        >>> state["up.weight"].sum().item()
+        6.0
+        """
+        tensor = state[self.name]
+        if self.rows is not None:
+            tensor = tensor[slice(*self.rows)]
+        return tensor.T if self.turned else tensor
+
+
+def layout(config: GPTConfig) -> dict[str, Place]:
+    """Where each tensor of transformers' model lies in ours.
+
+    Keyed by their names without the prefix.
+
+    >>> places = layout(GPTConfig(n_layer=1))
+    >>> places["h.0.mlp.c_fc.weight"].name
+    'blocks.0.feed_forward.up.weight'
+    """
+    names, ours = NAMES[family(config)], empty_state(config)
+    rows = _rows(config)
+    places = {theirs: Place(name) for theirs, name in names.outside.items()}
+    for layer in range(config.n_layer):
+        for theirs, part in names.in_block.items():
+            for kind in ("weight", "bias"):
+                name = f"blocks.{layer}.{part}.{kind}"
+                places[f"{names.layers}.{layer}.{theirs}.{kind}"] = Place(
+                    name,
+                    rows.get(theirs),
+                    names.turned and name in ours and ours[name].ndim == 2,
+                )
+    return {key: p for key, p in places.items() if p.name in ours}
+
+
+def _rows(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    """Which rows of our one matrix make queries, keys and values."""
+    C, shared = config.n_embd, config.kv_heads * config.head_dim
     return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "activation_function": GELU_NAMES[0],
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        **dict.fromkeys(dropout, config.dropout),
-        BIAS: config.bias,
-        "tie_word_embeddings": config.tie_weights,
-        "layer_norm_epsilon": config.norm_eps,
-        "initializer_range": config.init_std,
-        "bos_token_id": end_of_text,
-        "eos_token_id": end_of_text,
+        "self_attn.q_proj": (0, C),
+        "self_attn.k_proj": (C, C + shared),
+        "self_attn.v_proj": (C + shared, C + 2 * shared),
     }
 
 
-def our_name(name: str) -> str | None:
-    """Our parameter for transformers' GPT-2 ``name``; None for masks.
+def empty_state(config: GPTConfig) -> dict[str, Tensor]:
+    """The names and shapes of a GPT's tensors, which hold no numbers."""
+    with torch.device("meta"):
+        return GPT(config).state_dict()
 
-    Raises:
-        ValueError: a GPT-2 has no such tensor.
 
-    >>> our_name("transformer.h.3.mlp.c_fc.weight")
-    'blocks.3.feed_forward.up.weight'
+def short_name(name: str, names: Names) -> str | None:
+    """Their ``name`` without its prefix; None for what is no weight.
+
+    >>> short_name("transformer.h.3.mlp.c_fc.weight", GPT2)
+    'h.3.mlp.c_fc.weight'
     """
-    short = name.removeprefix("transformer.")
-    if short.endswith(MASKS):
+    if name.endswith(NOT_WEIGHTS):
         return None
-    if short in OUTSIDE:
-        return OUTSIDE[short]
-    parts = short.split(".")
-    layer, part = ".".join(parts[:2]), ".".join(parts[2:-1])
-    if parts[0] != "h" or part not in IN_BLOCK:
-        raise ValueError(
-            f"the checkpoint has a tensor {name!r}, which a GPT-2 has not; "
-            "expected the weights of a GPT2LMHeadModel or GPT2Model."
-        )
-    return f"blocks.{layer[2:]}.{IN_BLOCK[part]}.{parts[-1]}"
+    return name.removeprefix(names.prefix)
 
 
-def their_name(name: str) -> str:
-    """The name of our parameter in transformers' GPT-2.
-
-    >>> their_name("blocks.3.feed_forward.up.weight")
-    'transformer.h.3.mlp.c_fc.weight'
-    """
-    outside = {ours: theirs for theirs, ours in OUTSIDE.items()}
-    if name in outside:
-        head = outside[name].startswith("lm_head")
-        return outside[name] if head else f"transformer.{outside[name]}"
-    _, layer, part = name.split(".", 2)
-    part, kind = part.rsplit(".", 1)
-    [theirs] = [key for key, ours in IN_BLOCK.items() if ours == part]
-    return f"transformer.h.{layer}.{theirs}.{kind}"
-
-
-def our_state(
-    tensors: Mapping[str, Tensor], config: GPTConfig
-) -> dict[str, Tensor]:
-    """Our state dict for ``tensors`` under transformers' names.
-
-    transformers keeps a block's matrices as (inputs, outputs), after
-    GPT-2's original code (``Conv1D``); ``nn.Linear`` has them transposed.
-    """
-    state = {}
-    for name, tensor in tensors.items():
-        ours = our_name(name)
-        if ours is None or (ours == "head.weight" and config.tie_weights):
-            continue
-        if ours.endswith(".bias") and not (config.bias or tensor.any()):
-            continue
-        if ours.startswith("blocks") and tensor.ndim == 2:
-            tensor = tensor.T
-        state[ours] = tensor.float().contiguous()
-    return state
-
-
-def their_state(model: GPT) -> dict[str, Tensor]:
-    """The tensors of ``model`` under transformers' names, on the CPU.
+def their_tensors(model: GPT) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of ``model`` by transformers' names, without copies.
 
     A tied head is left out, as transformers leaves it out; a bias that our
-    model does not have is written as zeros, for GPT-2 always has one.
+    model does not have is written as zeros where a GPT-2 has one.
     """
-    state = {}
-    for name, tensor in model.state_dict().items():
-        matrix = name.startswith("blocks") and tensor.ndim == 2
-        theirs = their_name(name)
-        tensor = tensor.detach().cpu()
-        state[theirs] = (tensor.T if matrix else tensor).contiguous()
-        if not model.config.bias and (matrix or tensor.ndim == 1):
-            bias = theirs.removesuffix("weight") + "bias"
-            state[bias] = tensor.new_zeros(tensor.shape[0])
-    return state
+    config, state = model.config, model.state_dict()
+    names = NAMES[family(config)]
+    for short, place in layout(config).items():
+        tensor = place.of(state).detach()
+        name = short if short == HEAD else names.prefix + short
+        yield name, tensor
+        within = short.startswith((f"{names.layers}.", "ln_f"))
+        if names is GPT2 and not config.bias and within:
+            bias = name.removesuffix("weight") + "bias"
+            yield bias, tensor.new_zeros(tensor.shape[-1])

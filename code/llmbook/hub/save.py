@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from llmbook.lora import adapters
 from llmbook.model import GPT
 from llmbook.tokenizer import END_OF_TEXT, Tokenizer
 
+from .families import config_to_hub
 from .files import (
     CONFIG,
     GENERATION,
+    INDEX,
+    SHARD,
     TOKENIZER,
     TOKENIZER_CONFIG,
     WEIGHTS,
+    shard_name,
     write_json,
 )
-from .names import config_to_hub, their_state
+from .names import their_tensors
 from .tokens import tokenizer_to_hub
 
-FILES = {CONFIG, WEIGHTS, GENERATION, TOKENIZER, TOKENIZER_CONFIG}
+FILES = {CONFIG, WEIGHTS, INDEX, GENERATION, TOKENIZER, TOKENIZER_CONFIG}
 
 
 def save_pretrained(
@@ -35,13 +40,14 @@ def save_pretrained(
     *,
     chat_template: str | None = None,
     stop_tokens: Sequence[str] = (),
+    max_shard_size: int | None = None,
 ) -> Path:
     """Write ``model`` and ``tokenizer`` for transformers, whole or not at all.
 
+    The model becomes what its parts make it, a GPT-2, Llama or Mistral.
     ``AutoModelForCausalLM`` and ``AutoTokenizer`` read the folder with no
-    network and give the same logits and ids; here,
-    :func:`from_pretrained_gpt2` and :func:`load_tokenizer` do. A folder that
-    this function wrote before is replaced.
+    network and give the same logits and ids; here, :func:`from_pretrained`
+    and :func:`load_tokenizer` do. An older model in the folder is replaced.
 
     Their tokenizer turns the names of special tokens in a text into special
     tokens, unless it is called with ``split_special_tokens=True``; then it
@@ -50,22 +56,27 @@ def save_pretrained(
     Args:
         chat_template: what ``apply_chat_template`` renders, in Jinja.
         stop_tokens: special tokens that end a text besides the end of text.
+        max_shard_size: bytes of weights in a file, a larger tensor alone
+            excepted; None writes one file.
 
     Raises:
-        ValueError: the tokenizer has more tokens than the model, or is no
-            byte-level BPE; the model has adapters that are not merged;
-            ``folder`` holds files of something else.
+        ValueError: no family of transformers has the model's parts; the
+            tokenizer has more tokens than the model, or is no byte-level
+            BPE; the model has adapters that are not merged; ``folder``
+            holds files of something else.
     """
     folder = Path(folder)
     _check_folder(folder)
     _check_model(model, tokenizer)
     contents = _contents(model, tokenizer)
     _add_chat(contents, tokenizer, chat_template, stop_tokens)
-    _write(contents, model, folder)
+    _write(contents, _shards(model, max_shard_size), folder)
     return folder
 
 
-def _write(contents: dict[str, Any], model: GPT, folder: Path) -> None:
+def _write(
+    contents: dict[str, Any], shards: list[dict[str, Tensor]], folder: Path
+) -> None:
     """Write a folder beside ``folder``, and put it in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
@@ -73,11 +84,45 @@ def _write(contents: dict[str, Any], model: GPT, folder: Path) -> None:
         beside.mkdir()
         for name, content in contents.items():
             write_json(beside / name, content)
-        metadata = {"format": "pt"}  # transformers reads no file without it
-        save_file(their_state(model), beside / WEIGHTS, metadata)
+        _write_weights(shards, beside)
         _put(beside, folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _shards(model: GPT, most: int | None) -> list[dict[str, Tensor]]:
+    """The model's tensors by transformers' names, cut into files."""
+    if most is not None and most < 1:
+        raise ValueError(
+            f"max_shard_size is {most}; expected a number of bytes, or None "
+            "for one file."
+        )
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in their_tensors(model):
+        if shards[-1] and most is not None and size + tensor.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _write_weights(shards: list[dict[str, Tensor]], folder: Path) -> None:
+    """Write each shard, and where there are several, which holds what."""
+    count, weight_map = len(shards), {}
+    for number, shard in enumerate(shards, start=1):
+        file = WEIGHTS if count == 1 else shard_name(number, count)
+        weight_map |= dict.fromkeys(shard, file)
+        packed = {name: t.cpu().contiguous() for name, t in shard.items()}
+        metadata = {"format": "pt"}  # transformers reads no file without it
+        save_file(packed, folder / file, metadata)
+    if count > 1:
+        total = sum(t.nbytes for shard in shards for t in shard.values())
+        write_json(
+            folder / INDEX,
+            {"metadata": {"total_size": total}, "weight_map": weight_map},
+        )
 
 
 def _contents(model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -129,7 +174,7 @@ def _check_model(model: GPT, tokenizer: Tokenizer) -> None:
         )
     if adapters(model):
         raise ValueError(
-            "the model has adapters beside its matrices, and a GPT-2 of "
+            "the model has adapters beside its matrices, and a model of "
             "transformers has none. Merge them first: lora.merge(model)."
         )
 
@@ -137,7 +182,8 @@ def _check_model(model: GPT, tokenizer: Tokenizer) -> None:
 def _check_folder(folder: Path) -> None:
     """Refuse to replace what :func:`save_pretrained` did not write."""
     if folder.is_dir():
-        foreign = sorted({path.name for path in folder.iterdir()} - FILES)
+        found = {path.name for path in folder.iterdir()} - FILES
+        foreign = sorted(n for n in found if not SHARD.fullmatch(n))
     else:
         foreign = [folder.name] if folder.exists() else []
     if foreign:

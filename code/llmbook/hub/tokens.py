@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from functools import cache
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from llmbook.tokenizer import (
     Pair,
     TiktokenTokenizer,
     Tokenizer,
+    gpt2,
 )
 
+from .bpe import N_BYTES, HubTokenizer
 from .files import TOKENIZER, read_json
+from .repositories import GPT2_SIZES, REPOSITORIES, download
 
 # Bytes that stand for themselves in the file: what can be seen when printed.
 VISIBLE = (
@@ -27,13 +30,19 @@ VISIBLE = (
     *range(ord("®"), ord("ÿ") + 1),
 )
 FIRST_STAND_IN = 256  # the others are written as letters from here on
-N_BYTES = 256
 BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
     "trim_offsets": True,
     "use_regex": False,  # the pattern has cut the text already
 }
+# Every digit a token of its own, then GPT-2's pattern for what stands between
+# digits (SmolLM2 and StarCoder); and the same as one pattern.
+DIGITS = {"type": "Digits", "individual_digits": True}
+DIGITS_PATTERN = (
+    r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+"
+    r"| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+)
 # Last steps that add no token, unless they name one to add.
 ADDS_NOTHING = ("ByteLevel", "TemplateProcessing")
 PLAIN_BPE = {
@@ -122,12 +131,12 @@ def halves(token: bytes, ranks: Mapping[bytes, int]) -> Pair:
 
 def _parts(tokenizer: Tokenizer) -> tuple[list[Pair], str]:
     """The merges and the pattern of ``tokenizer``."""
-    if isinstance(tokenizer, BPETokenizer):
+    if isinstance(tokenizer, BPETokenizer | HubTokenizer):
         return tokenizer.merges, tokenizer.pattern
     if not isinstance(tokenizer, TiktokenTokenizer):
         raise ValueError(
             f"got a {type(tokenizer).__name__}; expected a byte-level BPE "
-            "tokenizer, a BPETokenizer or a TiktokenTokenizer."
+            "tokenizer, such as a BPETokenizer or a TiktokenTokenizer."
         )
     special = tokenizer.special_tokens.values()
     ids = [i for i in range(tokenizer.vocab_size) if i not in special]
@@ -200,24 +209,40 @@ def _added_token(number: int, name: str) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer in a folder's ``tokenizer.json``.
+def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a model: a folder's ``tokenizer.json``, or a name's.
 
     A :class:`BPETokenizer` where the first 256 ids are the bytes, as in
     every tokenizer that the book trains; with GPT-2's order of ids, a
-    :class:`TiktokenTokenizer`.
+    :class:`TiktokenTokenizer`; with any other order a
+    :class:`HubTokenizer`. Names are those of :data:`REPOSITORIES`.
 
     Raises:
         ValueError: there is no such file, or its tokenizer does something
-            that neither of the two does.
+            that none of the three does.
+        OSError: it has to be downloaded, and that failed; GPT-2's, by its
+            name, is a RuntimeError then.
     """
-    path = Path(folder, TOKENIZER)
+    name, folder = os.fspath(name_or_dir), Path(name_or_dir)
+    if not folder.is_dir() and name in GPT2_SIZES:
+        return gpt2()
+    if not folder.is_dir() and name in REPOSITORIES:
+        folder = download(name, [TOKENIZER])
+    path = folder / TOKENIZER
     if not path.is_file():
         raise ValueError(
             f"{folder} has no {TOKENIZER}; expected a folder that "
             "save_pretrained wrote, of a model with its tokenizer."
         )
-    content = read_json(path)
+    return tokenizer_from_hub(read_json(path))
+
+
+def tokenizer_from_hub(content: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that the content of a ``tokenizer.json`` describes.
+
+    Raises:
+        ValueError: as :func:`load_tokenizer`.
+    """
     try:
         pattern = _pattern(content)
         special = {t["content"]: t["id"] for t in content["added_tokens"]}
@@ -230,8 +255,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         return _tokenizer(ids, merges, special, pattern)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} lacks what a byte-level BPE has ({error!r}). Save the "
-            "model again."
+            f"{TOKENIZER} lacks what a byte-level BPE has ({error!r}). Save "
+            "the model again."
         ) from None
 
 
@@ -249,23 +274,27 @@ def _pattern(content: dict[str, Any]) -> str:
     """
     model, steps = content["model"], content["pre_tokenizer"]
     *cuts, last = steps.get("pretokenizers", [steps])
-    pattern = cuts[0]["pattern"]["Regex"] if cuts else GPT2_PATTERN
+    pattern = DIGITS_PATTERN if cuts == [DIGITS] else GPT2_PATTERN
+    whole = cuts in ([], [DIGITS])  # ByteLevel itself goes on with GPT-2's
+    if not whole:
+        pattern = cuts[0]["pattern"]["Regex"]
     after = content.get("post_processor") or BYTE_LEVEL
     fits = (
         {k: model[k] for k in PLAIN_BPE if model.get(k)} == {"type": "BPE"}
         and not content.get("normalizer")
-        and cuts == [_split(pattern)][: len(cuts)]
+        and (whole or cuts == [_split(pattern)])
         and last["type"] == "ByteLevel"
         and after["type"] in ADDS_NOTHING
         and not after.get("special_tokens")
-        and last.get("use_regex", True) == (not cuts)
+        and last.get("use_regex", True) == whole
         and not last["add_prefix_space"]
+        and all(token["special"] for token in content["added_tokens"])
     )
     if not fits:
         raise ValueError(
             f"{TOKENIZER} does more than cut text by one pattern and merge "
             "its bytes; expected a byte-level BPE without normalizer, added "
-            "blanks or tokens, as GPT-2 has it."
+            "blanks or tokens, as GPT-2 and SmolLM2 have it."
         )
     return pattern
 
@@ -276,19 +305,17 @@ def _tokenizer(
     special: dict[str, int],
     pattern: str,
 ) -> Tokenizer:
-    """Ours, where its ids are the file's; else tiktoken's."""
+    """Ours, where its ids are the file's; tiktoken's, where it can be."""
+    ranks = [ids[left + right] for left, right in merges]
+    in_order = all(first < then for first, then in pairwise(ranks))
+    if not in_order or len(ids) != N_BYTES + len(ranks):
+        return HubTokenizer(merges, ids, special, pattern)
     ours = BPETokenizer(merges, sorted(special, key=special.get), pattern)
     found = {ours.token_bytes(i): i for i in range(len(ids))}
     if found == ids and ours.special_tokens == special:
         return ours
     import tiktoken
 
-    ranks = [ids[left + right] for left, right in merges]
-    if ranks != sorted(ranks) or len(ids) != N_BYTES + len(ranks):
-        raise ValueError(
-            f"the ids in {TOKENIZER} do not follow the order of its merges; "
-            "expected them to, as in GPT-2's."
-        )
     return TiktokenTokenizer(
         tiktoken.Encoding(
             "hub",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import html
+import io
 import json
 import os
 from importlib import resources
@@ -19,6 +20,7 @@ import anywidget
 import numpy as np
 import traitlets
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from llmbook import plots
 
@@ -87,11 +89,12 @@ def text_on(color: str) -> str:
 
 
 @functools.cache
-def style() -> str:
+def style(*sheets: str) -> str:
     """The figures' style sheet, both themes' colours included.
 
-    The colours are those of :mod:`llmbook.plots`, set inside the figure, so
-    that they are there in a notebook too, whose page does not define them.
+    ``sheets`` are a figure's own, beside what all share. The colours are
+    those of :mod:`llmbook.plots`, set inside the figure, so that they are
+    there in a notebook too, whose page does not define them.
     """
     rules = []
     for theme in ("light", "dark"):
@@ -105,7 +108,7 @@ def style() -> str:
         f"color: var(--on-{i}) }}"
         for i in range(plots.LEVELS)
     ]
-    return "\n".join([source("explorer.css"), *rules])
+    return "\n".join([source("explorer.css", *sheets), *rules])
 
 
 def escaped_json(data: Any) -> str:
@@ -120,9 +123,18 @@ def escaped_json(data: Any) -> str:
     return text
 
 
-def packed(values: np.ndarray) -> str:
-    """Numbers as base64 of little-endian float32."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
+def packed(values: np.ndarray, kind: str = "<f4") -> str:
+    """Numbers as base64, of little-endian float32 where nothing is said."""
+    return base64.b64encode(values.astype(kind).tobytes()).decode()
+
+
+def lean(png: bytes) -> bytes:
+    """A picture with 256 colours and a third of the bytes."""
+    target = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(target, "PNG", optimize=True)
+    return target.getvalue()
 
 
 class Explorer(anywidget.AnyWidget):
@@ -130,16 +142,22 @@ class Explorer(anywidget.AnyWidget):
 
     A subclass names its ``kind`` (its script's file) and ``shared`` (the
     traits a reader moves), fills ``data`` and draws its ``picture()``.
+    ``scripts`` and ``sheets`` are files that its own script builds on.
     """
 
     kind = ""
+    scripts: tuple[str, ...] = ()
+    sheets: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     data = traitlets.Dict().tag(sync=True)
 
     def __init__(self, alt: str, caption: str, name: str, **values: Any):
         self.alt, self.caption, self.name = alt, caption, name
         values["data"].update(
-            css=style(), alt=alt, caption=plots.caption_html(caption)
+            css=style(*self.sheets),
+            alt=alt,
+            caption=plots.caption_html(caption),
+            name=name,
         )
         super().__init__(**values)
         size = len(escaped_json(self.data)) + len(self._script("page"))
@@ -157,7 +175,8 @@ class Explorer(anywidget.AnyWidget):
         return self._script("widget")
 
     def _script(self, home: str) -> str:
-        return source("common.js", f"{self.kind}.js", f"end-{home}.js")
+        own = *self.scripts, f"{self.kind}.js"
+        return source("common.js", *own, f"end-{home}.js")
 
     def open(self) -> None:
         """Open the model's channel, if a notebook is there to listen."""
@@ -185,7 +204,7 @@ class Explorer(anywidget.AnyWidget):
             plt.rcParams.update(self.settings)
             fig = self.picture()
             pdf = plots._saved(fig, "pdf", self.name, transparent=True)
-            png = plots._saved(fig, "png", self.name, dpi=PICTURE_DPI)
+            png = lean(plots._saved(fig, "png", self.name, dpi=PICTURE_DPI))
             plt.close(fig)
         return plots.Figure(
             self.to_html(png), pdf, png, self.alt, self.caption, self.name

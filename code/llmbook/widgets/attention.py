@@ -1,48 +1,80 @@
-"""The attention map that a reader walks through: one cell, one weight."""
+"""The attention map that a reader walks through, down to the sums."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 import traitlets
 from matplotlib import pyplot as plt
-from matplotlib.patches import Rectangle
 
 from llmbook import plots
+from llmbook.inside import look
+from llmbook.model import GPT
+from llmbook.tokenizer import Tokenizer
+from llmbook.widgets import attention_picture
 from llmbook.widgets._base import Explorer, packed
-from llmbook.widgets.tokens import shortened, visible
+from llmbook.widgets.attention_heads import Switchboard, label, tokens_of
+from llmbook.widgets.attention_sums import Row, softmax_row, units
+from llmbook.widgets.tokens import visible
 
 MAX_TOKENS = 64  # more cells than 64 x 64 are no longer told apart
-MAX_PRINTED_NUMBERS = 16  # tokens up to which print shows every number
-MARGIN = 0.24  # inches around the small maps, for their names
-MAX_THUMBNAILS = 24  # heads that print shows small beside the chosen one
+SAME_WEIGHT = 1e-2  # how far weights may be from the queries' and keys'
+REST = "Try: rest on a token to see where it looks, "
 HINT = (
-    "Try: rest on a token to see where it looks, then change the head. In "
-    "the map, the arrow keys walk from cell to cell."
+    f"{REST}then change the head. In the map, the arrow keys walk from cell "
+    "to cell."
 )
+OPEN_HINT = (
+    f"{REST}choose another head, and open a cell (click, or Enter) to see "
+    "the sum behind its weight."
+)
+FULL_HINT = (
+    f"{REST}choose another head from the small maps, and open a cell (click, "
+    "or Enter) to see the sum behind its weight. Then switch the head off."
+)
+NOTES = {
+    "rotary": "Queries and keys are shown as the scores see them, already "
+    "turned by their positions.",
+    "alibi": "The last two numbers carry ALiBi’s penalty on distance, which "
+    "is why they are two more than a head’s.",
+}
 
 
 class AttentionExplorer(Explorer):
     """Attention weights by layer and head, each cell with its exact value.
 
+    Made :meth:`from_model`, a cell opens and shows its q · k term by term,
+    the scale, the mask and the softmax, and heads can be switched off.
+
     Args:
         weights: (L, H, T, T) as ``GPT.attention_weights`` gives them, also
             (H, T, T), (T, T) or (L, 1, H, T, T); rows are queries.
         tokens: the T tokens, as text or bytes.
+        queries, keys: (L, H, T, D), and as with the weights fewer axes; with
+            them a cell opens. As the scores saw them: turned, repeated.
         alt: what the figure shows, in words.
         caption: Markdown with ``$math$``.
-        name: the label that ``{numref}`` uses.
+        name: the label that ``{numref}`` uses, and the figure's name in the
+            page's address.
         layer, head, query, key: what is chosen first, counted from 0; left
-            out, the last token asks and its strongest key is marked. These
-            are traits: read them, set them, link them.
+            out, the last token asks and its strongest key is marked.
+        opened: whether the chosen cell is open.
+        off: (layer, head) of each head that is switched off; a page without
+            a kernel knows one at a time. Like the five before it is a
+            trait: read it, set it, link it.
         causal: whether keys after the query are masked.
+        window: how many of the newest tokens a query sees; None: all.
+        note: a sentence about the queries and keys.
+        switchboard: runs the model with heads off; see :meth:`from_model`.
         hint: one line that says what to try.
 
     Raises:
-        ValueError: shapes do not fit, rows do not sum to 1, a causal map
-            looks ahead, or the figure is too large for a page.
+        ValueError: shapes do not fit, rows do not sum to 1, a map looks
+            where the mask is closed, queries and keys give other weights,
+            or the figure is too large for a page.
 
     >>> map = AttentionExplorer([[1.0, 0.0], [0.25, 0.75]], ["a", " b"])
     >>> map.query, map.key, map.weight
@@ -50,21 +82,36 @@ class AttentionExplorer(Explorer):
     """
 
     kind = "attention"
-    shared = ("layer", "head", "query", "key")
+    scripts = (
+        "address.js",
+        "attention-sums.js",
+        "attention-maps.js",
+        "attention-panels.js",
+    )
+    sheets = ("attention.css",)
+    shared = ("layer", "head", "query", "key", "opened", "off", "outcome")
     settings: ClassVar[dict[str, Any]] = {
         "hatch.color": plots.FAINT
     }  # masked: present, not loud
-    mend = "Give fewer layers, heads or tokens: weights[:2, :4]."
+    mend = (
+        "Give fewer layers, heads or tokens: weights[:2, :4]; or, "
+        "from_model, numbers=False."
+    )
     layer = traitlets.Int(0).tag(sync=True)
     head = traitlets.Int(0).tag(sync=True)
     query = traitlets.Int(0).tag(sync=True)
     key = traitlets.Int(0).tag(sync=True)
+    opened = traitlets.Bool(False).tag(sync=True)
+    off = traitlets.List().tag(sync=True)
+    outcome = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
         weights: Any,
         tokens: Sequence[str | bytes],
         *,
+        queries: Any = None,
+        keys: Any = None,
         alt: str = "",
         caption: str = "",
         name: str = "fig-attention-explorer",
@@ -72,12 +119,20 @@ class AttentionExplorer(Explorer):
         head: int = 0,
         query: int | None = None,
         key: int | None = None,
+        opened: bool = False,
+        off: Sequence[tuple[int, int]] = (),
         causal: bool = True,
-        hint: str = HINT,
+        window: int | None = None,
+        note: str = "",
+        switchboard: Switchboard | None = None,
+        hint: str | None = None,
     ) -> None:
-        self.weights = checked_weights(weights, len(tokens), causal)
+        mask = open_mask(len(tokens), causal, window)
+        self.weights = checked_weights(weights, mask)
         self.tokens = [visible(token) for token in tokens]
-        self.causal = causal
+        self.mask, self.causal, self.window = mask, causal, window
+        self.vectors = checked_vectors(queries, keys, self.weights, mask)
+        self.switchboard, self.note = switchboard, note
         query = len(tokens) - 1 if query is None else query
         if key is None:
             key = int(self.weights[layer, head, query].argmax())
@@ -85,24 +140,76 @@ class AttentionExplorer(Explorer):
             alt or f"Attention weights among {len(tokens)} tokens, as a map.",
             caption,
             name,
-            data=self._data(hint),
-            layer=layer,
-            head=head,
-            query=query,
-            key=key,
+            data=self._data(hint or self._hint()),
+            opened=opened,
+            off=list(off),
+            **{"layer": layer, "head": head, "query": query, "key": key},
         )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: GPT,
+        tokenizer: Tokenizer,
+        text: str | Sequence[int],
+        *,
+        numbers: bool = True,
+        **choices: Any,
+    ) -> AttentionExplorer:
+        """The figure in full: what ``model`` does when it reads ``text``.
+
+        Args:
+            model: has to stay as it is while a live figure is used.
+            tokenizer: the model's.
+            text: what is read; or its token ids, special ones included.
+            numbers: False leaves out the sums and the switches, which take
+                much room where heads are many.
+            choices: ``alt``, ``caption``, ``name``, ``layer``, ``head``,
+                ``query``, ``key``, ``opened``, ``off`` and ``hint``.
+
+        Raises:
+            ValueError: as for the class, or the text does not fit.
+        """
+        ids = tokenizer.encode(text) if isinstance(text, str) else list(text)
+        device = model.head_weight.device
+        seen = look(model, torch.tensor([ids], device=device))
+        tokens = [token for _, token in tokens_of(tokenizer, ids)]
+        if numbers:
+            choices |= {
+                "queries": seen.queries,
+                "keys": seen.keys,
+                "switchboard": Switchboard(model, tokenizer, ids),
+                "note": NOTES.get(model.config.positions, ""),
+            }
+        window = model.config.window
+        return cls(seen.weights, tokens, window=window, **choices)
+
+    def _hint(self) -> str:
+        if self.switchboard is not None:
+            return FULL_HINT
+        return HINT if self.vectors is None else OPEN_HINT
 
     def _data(self, hint: str) -> dict[str, Any]:
         L, H, T, _ = self.weights.shape
         seen = np.tri(T, dtype=bool) if self.causal else np.ones((T, T), bool)
-        return {
+        data = {
             "n_layer": L,
             "n_head": H,
             "tokens": self.tokens,
             "causal": self.causal,
+            "window": self.window,
             "weights": packed(self.weights[:, :, seen]),
+            "note": self.note,
             "hint": hint,
         }
+        if self.vectors is not None:
+            data["queries"], data["keys"] = (
+                packed(vectors, "<i4") for vectors in self.vectors
+            )
+        if self.switchboard is not None:
+            data["singly"] = self.switchboard.singly()
+            data["following"] = [*self.switchboard.ids[1:], None]
+        return data
 
     @traitlets.validate("layer", "head", "query", "key")
     def _in_range(self, proposal: Any) -> int:
@@ -110,102 +217,110 @@ class AttentionExplorer(Explorer):
         last = self.weights.shape[axis] - 1
         return self.check(proposal.trait.name, proposal.value, 0, last)
 
+    @traitlets.validate("opened")
+    def _can_open(self, proposal: Any) -> bool:
+        if proposal.value and self.vectors is None:
+            raise ValueError(
+                "a cell opens on the sum of its queries and keys, and there "
+                "are none. Give queries= and keys=, or make the figure with "
+                "from_model."
+            )
+        return proposal.value
+
+    @traitlets.validate("off")
+    def _can_switch(self, proposal: Any) -> list[list[int]]:
+        L, H = self.weights.shape[:2]
+        heads = [[int(i) for i in pair] for pair in proposal.value]
+        if heads and self.switchboard is None:
+            raise ValueError(
+                "a head is switched off in a model, and there is none. Make "
+                "the figure with from_model."
+            )
+        for pair in heads:
+            if len(pair) != 2 or not (0 <= pair[0] < L and 0 <= pair[1] < H):
+                raise ValueError(
+                    f"off holds {pair}; expected (layer, head), with layers "
+                    f"0 to {L - 1} and heads 0 to {H - 1}."
+                )
+        return sorted(heads)
+
+    @traitlets.observe("off")
+    def _run_without(self, change: Any) -> None:
+        """Several heads at once are not stored: the model runs again."""
+        if len(self.off) > 1:
+            rows = self.switchboard.rows(map(tuple, self.off))
+            words = self.switchboard.words(rows)
+            name = label(self.off)
+            self.outcome = {"name": name, "rows": rows, "words": words}
+
     @property
     def weight(self) -> float | None:
         """The chosen cell's weight; None where it is masked."""
-        if self.causal and self.key > self.query:
+        if not self.mask[self.query, self.key]:
             return None
         cell = (self.layer, self.head, self.query, self.key)
         return float(self.weights[cell])
 
+    @property
+    def sums(self) -> Row | None:
+        """The steps to the chosen row's weights, as an open cell shows them.
+
+        None where the figure has no queries and keys.
+        """
+        if self.vectors is None:
+            return None
+        queries, keys = (
+            vectors[self.layer, self.head].tolist() for vectors in self.vectors
+        )
+        is_open = self.mask[self.query].tolist()
+        return softmax_row(queries[self.query], keys, is_open, self.key)
+
+    @property
+    def prediction(self) -> list[tuple[str, float, float]]:
+        """What may come after the chosen query: token, before, after.
+
+        The probabilities are those with all heads on and with ``off`` off.
+        Empty where the figure has no model.
+        """
+        if self.switchboard is None:
+            return []
+        rows = self.switchboard.rows(map(tuple, self.off))
+        words: Mapping[int, str] = self.switchboard.words(rows)
+        return [(words[i], p, after) for i, p, after in rows[self.query]]
+
     def picture(self) -> plt.Figure:
         """The chosen head's map with its numbers, the others beside it."""
-        L, H = self.weights.shape[:2]
-        others = 1 < L * H <= MAX_THUMBNAILS
-        fig = plt.figure(figsize=(plots.WIDTH, 3.7 if others else 4.2))
-        left = fig
-        if others:
-            left, right = fig.subfigures(1, 2, width_ratios=(2.5, 1))
-            _thumbnails(right, self)
-        _map(left.subplots(), self)
-        where = f"layer {self.layer}, head {self.head}"
-        left.supxlabel(where, size=plots.TEXT_SIZE, color=plots.MUTED)
-        return fig
+        return attention_picture.draw(self)
 
 
-def _map(ax: Any, explorer: AttentionExplorer) -> None:
-    """The chosen head, each cell with its number, the chosen one framed."""
-    T = len(explorer.tokens)
-    names = [shortened(token) for token in explorer.tokens]
-    plots.heatmap(
-        ax,
-        explorer.weights[explorer.layer, explorer.head],
-        names,
-        names,
-        mask=np.tri(T, dtype=bool) if explorer.causal else None,
-        vmax=1,
-        values=T <= MAX_PRINTED_NUMBERS,
-        size=min(plots.TEXT_SIZE - 1, 78 / T),  # what a cell's width holds
-    )
-    ax.set_ylabel("query", color=plots.QUERY)
-    ax.set_xlabel("key", color=plots.KEY)
-    corner = (explorer.key, explorer.query)
-    ax.add_patch(Rectangle(corner, 1, 1, fill=False, linewidth=1.2))
+def open_mask(T: int, causal: bool, window: int | None) -> np.ndarray:
+    """Where each of T queries may look: bool (T, T), True where it may.
+
+    >>> open_mask(3, causal=True, window=2).astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    mask = np.tri(T, dtype=bool) if causal else np.ones((T, T), dtype=bool)
+    return mask if window is None else np.triu(mask, 1 - window)
 
 
-def _thumbnails(fig: Any, explorer: AttentionExplorer) -> None:
-    """Every head's map, small: rows are layers, columns heads."""
-    L, H = explorer.weights.shape[:2]
-    width, height = fig.bbox.width / fig.dpi, fig.bbox.height / fig.dpi
-    step = min((width - MARGIN) / H, (height - 3 * MARGIN) / L)  # inches
-    side, top = 0.86 * step, height - 1.6 * MARGIN
-    for layer, head in np.ndindex(L, H):
-        x, y = MARGIN + head * step, top - layer * step - side
-        place = (x / width, y / height, side / width, side / height)
-        ax = fig.add_axes(place)
-        _thumbnail(ax, explorer, layer, head)
-        label = {"ha": "center", "va": "center", "color": plots.MUTED}
-        if layer == 0:
-            ax.set_title(str(head), loc="center", pad=6, **label)
-        if head == 0:
-            ax.set_ylabel(str(layer), rotation=0, labelpad=5, **label)
-    fig.text(
-        MARGIN / width,
-        (top - L * step) / height,
-        "a row for each layer,\na column for each head",
-        va="top",
-        size=plots.TEXT_SIZE - 1,
-        color=plots.MUTED,
-    )
+def as_array(values: Any, axes: int) -> np.ndarray:
+    """``values`` as float32 with ``axes`` axes; a batch of one goes."""
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu().numpy()
+    array = np.asarray(values, dtype=np.float32)
+    if array.ndim == axes + 1 and array.shape[1] == 1:
+        array = array[:, 0]
+    return array.reshape((1,) * (axes - array.ndim) + array.shape)
 
 
-def _thumbnail(
-    ax: Any, explorer: AttentionExplorer, layer: int, head: int
-) -> None:
-    """One head's map without its numbers; the chosen head is framed."""
-    chosen = (layer, head) == (explorer.layer, explorer.head)
-    ax.imshow(explorer.weights[layer, head], vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-    ax.spines[:].set(
-        visible=True,
-        linewidth=1.4 if chosen else 0.4,
-        color=plots.INK if chosen else plots.FAINT,
-    )
-
-
-def checked_weights(weights: Any, T: int, causal: bool) -> np.ndarray:
+def checked_weights(weights: Any, mask: np.ndarray) -> np.ndarray:
     """``weights`` as float32 (L, H, T, T), refused where they cannot be.
 
-    >>> checked_weights([[1.0, 0.0], [0.5, 0.5]], 2, causal=True).shape
+    >>> mask = np.tri(2, dtype=bool)
+    >>> checked_weights([[1.0, 0.0], [0.5, 0.5]], mask).shape
     (1, 1, 2, 2)
     """
-    if hasattr(weights, "detach"):
-        weights = weights.detach().float().cpu().numpy()
-    array = np.asarray(weights, dtype=np.float32)
-    if array.ndim == 5 and array.shape[1] == 1:
-        array = array[:, 0]  # a batch of one
-    array = array.reshape((1,) * (4 - array.ndim) + array.shape)
+    array, T = as_array(weights, 4), len(mask)
     if array.ndim != 4 or array.shape[2:] != (T, T) or not array.size:
         raise ValueError(
             f"weights have shape {array.shape} and there are {T} tokens; "
@@ -216,10 +331,11 @@ def checked_weights(weights: Any, T: int, causal: bool) -> np.ndarray:
             f"got {T} tokens; at most {MAX_TOKENS} can be told apart in the "
             f"map. Cut the text: weights[..., :{MAX_TOKENS}, :{MAX_TOKENS}]."
         )
-    if causal and np.triu(array, 1).any():
+    if array[:, :, ~mask].any():
         raise ValueError(
-            "a query looks at a key after it. Apply causal_mask, or say "
-            "causal=False when every token may look at every other."
+            "a query looks where the mask is closed. Apply causal_mask, or "
+            "say causal=False when every token may look at every other, and "
+            "window=None when it may look back without end."
         )
     sums = array.sum(-1)
     if not np.allclose(sums, 1, atol=1e-2):  # bfloat16 rows miss 1 by 4e-3
@@ -228,3 +344,34 @@ def checked_weights(weights: Any, T: int, causal: bool) -> np.ndarray:
             "expected 1. Give the weights after the softmax, not the scores."
         )
     return array
+
+
+def checked_vectors(
+    queries: Any, keys: Any, weights: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Queries and keys in ten-thousandths, (L, H, T, D) each.
+
+    None where there are none. Refused where their softmax gives other
+    weights than ``weights``.
+    """
+    if queries is None and keys is None:
+        return None
+    if queries is None or keys is None:
+        raise ValueError("queries and keys go together; give both.")
+    q, k = as_array(queries, 4), as_array(keys, 4)
+    if q.shape != k.shape or q.shape[:3] != weights.shape[:3]:
+        raise ValueError(
+            f"queries have shape {q.shape} and keys {k.shape}; expected "
+            f"{weights.shape[:3]} and the head size for both. Repeat keys "
+            "that several heads share, one for each."
+        )
+    scores = q @ k.swapaxes(-2, -1) / np.sqrt(q.shape[-1])
+    scores = np.where(mask, scores, -np.inf)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    gap = np.abs(powers / powers.sum(-1, keepdims=True) - weights).max()
+    if not gap < SAME_WEIGHT:
+        raise ValueError(
+            f"these queries and keys give other weights, {gap:.3f} away. "
+            "Give them as the scores saw them, after rotary positions."
+        )
+    return units(q), units(k)

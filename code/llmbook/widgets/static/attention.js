@@ -1,142 +1,5 @@
-// AttentionExplorer: one head's weights as a map of queries and keys.
-
-const NUMBERED = 24; // tokens up to which the cells have room for numbers
-
-/** The weight of (layer, head, query, key), or null where it is masked. */
-function weightReader(data) {
-  const { n_head: H, tokens, causal } = data;
-  const T = tokens.length;
-  const size = causal ? (T * (T + 1)) / 2 : T * T; // numbers in one head
-  const values = floats(data.weights);
-  return (layer, head, query, key) => {
-    if (causal && key > query) return null;
-    const row = causal ? (query * (query + 1)) / 2 : query * T;
-    return values[(layer * H + head) * size + row + key];
-  };
-}
-
-/** The token strip: each token a button that becomes the query. */
-function tokenStrip(tokens, choose) {
-  const buttons = tokens.map((token, i) => {
-    const node = button(token, () => choose(i));
-    node.addEventListener("pointerenter", (event) => {
-      if (event.pointerType === "mouse") choose(i);
-    });
-    return node;
-  });
-  const strip = element(
-    "div",
-    { class: "strip", role: "group", "aria-label": "Query token" },
-    ...buttons,
-  );
-  strip.addEventListener("keydown", (event) => {
-    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!step) return;
-    const next = buttons.indexOf(event.target) + step;
-    if (next < 0 || next >= buttons.length) return;
-    event.preventDefault();
-    choose(next);
-    buttons[next].focus();
-  });
-  return { strip, buttons };
-}
-
-/** The map's cells with their headers, as an ARIA grid. */
-function weightGrid(tokens) {
-  const header = (role, token) =>
-    element("div", { role, class: role }, element("span", {}, token));
-  const corner = element(
-    "div",
-    { role: "columnheader", class: "corner" },
-    element("span", { class: "query" }, "query ↓"),
-    element("span", { class: "key" }, "key →"),
-  );
-  const columns = tokens.map((token) => header("columnheader", token));
-  const rows = tokens.map((token) => header("rowheader", token));
-  const cells = tokens.map((_, query) =>
-    tokens.map((_, key) =>
-      element("div", {
-        role: "gridcell",
-        class: "cell",
-        tabindex: -1,
-        "data-query": query,
-        "data-key": key,
-      }),
-    ),
-  );
-  const grid = element(
-    "div",
-    { role: "grid", class: "grid", "aria-label": "Attention weights" },
-    element("div", { role: "row" }, corner, ...columns),
-    ...rows.map((row, i) => element("div", { role: "row" }, row, ...cells[i])),
-  );
-  grid.style.setProperty("--tokens", tokens.length);
-  return { grid, columns, rows, cells };
-}
-
-/** Where a key press leads from (query, key); null when nowhere. */
-function afterKey(event, query, key, last) {
-  const far = event.ctrlKey || event.metaKey;
-  const moves = {
-    ArrowUp: [query - 1, key],
-    ArrowDown: [query + 1, key],
-    ArrowLeft: [query, key - 1],
-    ArrowRight: [query, key + 1],
-    Home: far ? [0, 0] : [query, 0],
-    End: far ? [last, last] : [query, last],
-  };
-  const move = moves[event.key];
-  if (!move) return null;
-  return move.map((value) => Math.min(Math.max(value, 0), last));
-}
-
-/** Hover, tap and arrow keys in the map choose (query, key). */
-function listenToGrid(grid, cells, choose) {
-  const position = (event) => {
-    const cell = event.target.closest?.(".cell");
-    return cell && [Number(cell.dataset.query), Number(cell.dataset.key)];
-  };
-  for (const kind of ["pointerover", "click", "focusin"]) {
-    grid.addEventListener(kind, (event) => {
-      const at = position(event);
-      if (at) choose(...at);
-    });
-  }
-  grid.addEventListener("keydown", (event) => {
-    const at = position(event);
-    const next = at && afterKey(event, ...at, cells.length - 1);
-    if (!next) return;
-    event.preventDefault();
-    choose(...next);
-    cells[next[0]][next[1]].focus();
-  });
-}
-
-/** Paint one cell or token with its weight. */
-function paint(node, weight, name) {
-  const level = weight === null
-    ? "masked" : `level-${Math.round(63 * Math.min(weight, 1))}`;
-  const value = weight === null ? "masked" : number(weight);
-  node.setAttribute("aria-label", `${name}: ${value}`);
-  if (node.level === level) return; // most cells stay as they are
-  node.classList.remove(node.level);
-  node.classList.add(level);
-  node.level = level;
-}
-
-/** The sentence under the controls: who looks at whom, how much. */
-function readout(node, tokens, query, key, weight) {
-  const name = (kind, i) =>
-    element("span", { class: `token ${kind}` }, tokens[i]);
-  const parts =
-    weight === null
-      ? ["masked: ", name("key", key), " stands after ", name("query", query),
-         ", so this query may not look at it"]
-      : [name("query", query), " looks at ", name("key", key),
-         " with weight ",
-         element("data", { value: weight }, number(weight))];
-  node.replaceChildren(...parts);
-}
+// AttentionExplorer: every head as a small map, one head as a large one, the
+// sum behind a cell, and the next token with heads switched off.
 
 /** The chosen query's weights as a plain table. */
 function weightTable(node, tokens, weights, query) {
@@ -149,132 +12,240 @@ function weightTable(node, tokens, weights, query) {
     element(
       "tr", {},
       element("td", {}, String(i)),
-      element("th", { scope: "row" }, tokens[i]),
+      element("th", { scope: "row" }, tokenName(tokens[i])),
       element("td", {}, weight === null ? "masked" : number(weight)),
     ),
   );
   node.replaceChildren(
-    element("caption", {}, `Query ${tokens[query]}, position ${query}`),
+    element("caption", {}, "Query ", tokenName(tokens[query]),
+      `, position ${query}`),
     element("thead", {}, head),
     element("tbody", {}, ...rows),
   );
 }
 
-/** Cells as wide as the page allows, with their values where these fit. */
-function fitCells(root, grid, T, stops) {
-  const observer = new ResizeObserver(() => {
-    const labels = grid.querySelector(".rowheader").offsetWidth;
-    const free = (root.clientWidth - labels - 2) / T;
-    const side = Math.min(Math.max(Math.floor(free), NARROW), 44);
-    grid.style.setProperty("--side", `${side}px`);
-    grid.classList.toggle("numbers", side >= 30 && T <= NUMBERED);
-  });
-  observer.observe(root);
-  stops.push(() => observer.disconnect());
+/** The sentence under the controls: who looks at whom, how much. */
+function readout(node, data, query, key, weight) {
+  const name = (kind, i) => tokenName(shortened(data.tokens[i]), kind);
+  const parts =
+    weight !== null
+      ? [name("query", query), " looks at ", name("key", key),
+         " with weight ",
+         element("data", { value: weight }, number(weight))]
+      : closedReader(data)(query, key) === "after"
+        ? ["masked: ", name("key", key), " stands after ",
+           name("query", query), ", so this query may not look at it"]
+        : ["masked: ", name("key", key), " is out of the window of ",
+           name("query", query)];
+  node.replaceChildren(element("span", {}, ...parts));
 }
 
-/** The key with the largest weight. */
-function strongest(tokens, weight) {
-  const weights = tokens.map((_, key) => weight(key) ?? -1);
-  return weights.indexOf(Math.max(...weights));
+/** The state as a part of the address, and back. */
+function addressCodec(data, state) {
+  const T = data.tokens.length;
+  const limits = {
+    layer: data.n_layer, head: data.n_head, row: T, col: T,
+  };
+  const traits = { layer: "layer", head: "head", row: "query", col: "key" };
+  const start = { opened: false };
+  const stored = (off) => // one head at a time, and what the author chose
+    off.length < 2 || state.get("outcome").name === setName(off)
+      ? off : off.slice(-1);
+  for (const name of Object.values(traits)) start[name] = state.get(name);
+  const write = (state) => [
+    ...Object.entries(traits).map(([name, trait]) => name + state.get(trait)),
+    ...(state.get("opened") ? ["open"] : []),
+    ...state.get("off").map((pair) => `off${pair.join("-")}`),
+  ].join(".");
+  const read = (text) => {
+    const found = { ...start };
+    const off = [];
+    for (const part of text.split(".")) {
+      const [, name, value] = part.match(/^([a-z]+)(\d{1,4})$/) ?? [];
+      if (Number(value) < limits[name]) found[traits[name]] = Number(value);
+      const [, layer, head] = part.match(/^off(\d{1,4})-(\d{1,4})$/) ?? [];
+      if (Number(layer) < data.n_layer && Number(head) < data.n_head) {
+        off.push([Number(layer), Number(head)]);
+      }
+      if (part === "open") found.opened = Boolean(data.queries);
+    }
+    return { ...found, off: data.singly ? stored(off) : [] };
+  };
+  const place = (text) => text.replace(/\.(row|col)\d+/g, "");
+  return { write, read, place };
 }
 
-function attentionParts(root, data, weight, state, stops) {
+/** What the reader's hand does: choose, look in passing, open, go back. */
+function actions(data, state, weight, redraw) {
   const { tokens } = data;
-  const choose = (query, key) => {
+  const act = { passing: null, focus: null, show: false };
+  act.choose = (query, key) => {
+    act.passing = null; // the pointer rests where it was
     if (query !== state.get("query") || key !== state.get("key")) {
       state.set({ query, key });
-    }
+    } else redraw();
   };
-  const layer = select([...Array(data.n_layer).keys()], (i) =>
-    state.set({ layer: i }));
-  const head = select([...Array(data.n_head).keys()], (i) =>
-    state.set({ head: i }));
-  const { strip, buttons } = tokenStrip(tokens, (query) =>
-    choose(query, strongest(tokens, (key) =>
-      weight(state.get("layer"), state.get("head"), query, key))));
-  const map = weightGrid(tokens);
-  listenToGrid(map.grid, map.cells, choose);
-  const line = element("p", { class: "readout" });
+  const best = (query) => strongest(tokens, (key) =>
+    weight(state.get("layer"), state.get("head"), query, key));
+  act.chooseQuery = (query) => act.choose(query, best(query));
+  act.preview = (query, key) => {
+    act.passing = query === null ? null : { query, key };
+    redraw();
+  };
+  act.previewQuery = (query) =>
+    act.preview(query, query === null ? null : best(query));
+  act.openHead = (layer, head, byKey) => {
+    if (byKey) act.focus = "cell";
+    state.set({ layer, head });
+  };
+  act.openCell = (query, key, byKey) => {
+    if (!data.queries) return act.choose(query, key);
+    act.passing = null;
+    if (byKey) act.focus = "panel";
+    else if (!state.get("opened")) act.show = true;
+    state.set({ query, key, opened: true });
+  };
+  act.closeCell = () => {
+    act.focus = "cell";
+    state.set({ opened: false });
+  };
+  act.leaveMap = (event) => {
+    event.preventDefault();
+    if (state.get("opened")) return act.closeCell();
+    act.focus = "head";
+    redraw();
+  };
+  return act;
+}
+
+/** Everything that is seen, in its order. */
+function attentionParts(root, data, weight, state, act, live) {
+  const { tokens, n_layer: L, n_head: H } = data;
+  const layer = select([...Array(L).keys()], (i) => state.set({ layer: i }));
+  const head = select([...Array(H).keys()], (i) => state.set({ head: i }));
+  const heads = L * H > 1 ? headGrid(data, weight, act.openHead) : null;
+  const strip = tokenStrip(tokens, act.chooseQuery, act.previewQuery);
+  const map = weightGrid(tokens, Boolean(data.queries));
+  listenToGrid(map.grid, map.cells, { choose: act.choose,
+    preview: act.preview, open: act.openCell, leave: act.leaveMap });
+  const said = element("p", { class: "readout" });
   const table = element("table");
-  const controls = element(
-    "div", { class: "controls" },
-    field("Layer", layer), field("Head", head), line,
-  );
   const more = element(
     "details", {},
     element("summary", {}, "This query’s weights as a table"), table);
-  const scroll = element("div", { class: "scroll" }, map.grid);
-  root.append(
-    controls, strip, scroll, element("p", { class: "try" }, data.hint), more);
-  fitCells(root, map.grid, tokens.length, stops);
-  const parts = { ...map, layer, head, buttons, line, table, more };
-  more.addEventListener("toggle", () => parts.fillTable());
-  return parts;
+  const panel = data.queries ? cellPanel(data, act.closeCell) : null;
+  const switches = data.singly ? switchPanel(data, state, live) : null;
+  const link = live ? null
+    : element("a", { class: "link" }, "Link to this view");
+  root.append(...[
+    heads?.node,
+    element("div", { class: "controls" },
+      field("Layer", layer), field("Head", head), said),
+    strip.node, element("div", { class: "scroll" }, map.grid),
+    element("p", { class: "try" }, data.hint), panel?.node, switches?.node,
+    more, link].filter(Boolean));
+  return { ...map, layer, head, heads, strip, said, table, more, panel,
+    switches, link };
+}
+
+/** Move the focus where the last key press led, once that is drawn. */
+function moveFocus(parts, act, { layer, head, query, key }) {
+  const target = {
+    cell: () => parts.cells[query][key],
+    head: () => parts.heads?.maps[layer][head].node,
+    panel: () => parts.panel.node,
+  }[act.focus]?.();
+  target?.focus({ preventScroll: true });
+  const seen = target ?? (act.show ? parts.panel.node : null);
+  seen?.scrollIntoView({ block: "nearest", behavior: "instant" });
+  Object.assign(act, { focus: null, show: false });
+}
+
+/** Redraw what depends on the size or the theme, whenever these change. */
+function followSize(root, parts, data, weight, redraw, stops) {
+  const T = data.tokens.length;
+  const repaint = () => {
+    if (parts.heads) paintMaps(root, parts.heads.maps, T, weight);
+  };
+  let width = 0;
+  const resized = new ResizeObserver(() => {
+    if (root.clientWidth === width) return;
+    width = root.clientWidth;
+    fitMaps(root, parts.grid, parts.heads?.node, T, data.n_head);
+    repaint();
+    redraw();
+  });
+  const recolored = new MutationObserver(repaint);
+  resized.observe(root);
+  recolored.observe(root, { attributeFilter: ["data-theme"] });
+  stops.push(() => resized.disconnect(), () => recolored.disconnect());
 }
 
 /** Build the figure in `root`; returns the function that redraws it. */
 function drawAttention(root, data, state, stops) {
   const { tokens } = data;
+  const live = !(state instanceof LocalState);
   const weight = weightReader(data);
-  const parts = attentionParts(root, data, weight, state, stops);
+  const redraw = oncePerFrame(update);
+  const act = actions(data, state, weight, redraw);
+  const parts = attentionParts(root, data, weight, state, act, live);
+  const address = live ? null : keepInAddress(root.getRootNode().host
+    .parentElement, data.name, state, addressCodec(data, state), stops);
+  followSize(root, parts, data, weight, redraw, stops);
   let painted = null; // which layer and head the cells show
+  let summed = null; // which cell the panel shows
+  let brought = null; // which token the sentence was scrolled to
 
-  return () => {
-    const [layer, head, query, key] = ["layer", "head", "query", "key"].map(
-      (name) => state.get(name));
+  function update() {
+    const at = Object.fromEntries(["layer", "head", "query", "key"].map(
+      (name) => [name, state.get(name)]));
+    const { layer, head } = at;
+    const shown = { ...at, ...act.passing };
+    const { query, key } = shown;
     if (painted !== `${layer} ${head}`) {
       paintCells(parts.cells, tokens, (q, k) => weight(layer, head, q, k));
       painted = `${layer} ${head}`;
     }
     parts.layer.value = layer;
     parts.head.value = head;
+    if (parts.heads) markHeads(parts.heads, layer, head, state.get("off"));
     const weights = tokens.map((_, k) => weight(layer, head, query, k));
-    parts.buttons.forEach((node, i) => {
+    parts.strip.buttons.forEach((node, i) => {
       paint(node, weights[i], tokens[i]);
       node.setAttribute("aria-pressed", i === query);
       node.classList.toggle("looked-at", i === key);
-      node.tabIndex = i === query ? 0 : -1;
+      node.tabIndex = i === at.query ? 0 : -1;
     });
-    mark(parts, query, key);
-    readout(parts.line, tokens, query, key, weights[key]);
+    if (at.query !== brought) showToken(parts.strip, at.query);
+    brought = at.query;
+    drawArcs(parts.strip, weights, query, key);
+    markCell(parts, query, key);
+    rove(parts, at.query, at.key);
+    readout(parts.said, data, query, key, weights[key]);
+    fillPanels(at);
     parts.fillTable = () => weightTable(parts.table, tokens, weights, query);
     if (parts.more.open) parts.fillTable();
-  };
-}
+    if (parts.link) parts.link.href = address();
+    moveFocus(parts, act, at);
+  }
 
-/** Every cell's colour and value; what is masked stays masked. */
-function paintCells(cells, tokens, weight) {
-  const short = tokens.length <= NUMBERED;
-  cells.forEach((row, query) =>
-    row.forEach((cell, key) => {
-      const value = weight(query, key);
-      if (value === null && cell.level === "masked") return;
-      paint(cell, value, `${tokens[query]} to ${tokens[key]}`);
-      if (short && value !== null) {
-        cell.dataset.short = value.toFixed(2).replace(/^0/, "");
-      }
-    }),
-  );
-}
+  function fillPanels(at) {
+    const { layer, head, query, key } = at;
+    const opened = state.get("opened") && parts.panel;
+    const cell = opened ? [layer, head, query, key].join() : null;
+    if (parts.panel) parts.panel.node.hidden = !opened;
+    if (cell && cell !== summed) {
+      const own = weight(layer, head, query, key);
+      parts.panel.fill({ ...at, weight: own });
+    }
+    summed = cell;
+    parts.switches?.fill(layer, head, query, state.get("off"));
+  }
 
-/** Mark the chosen cell, its row and its column; only it takes the focus. */
-function mark(parts, query, key) {
-  if (parts.marked) setMark(parts, ...parts.marked, false);
-  setMark(parts, query, key, true);
-  parts.marked = [query, key];
-}
-
-function setMark({ cells, rows, columns }, query, key, on) {
-  rows[query].classList.toggle("chosen", on);
-  columns[key].classList.toggle("chosen", on);
-  for (const cell of cells[query]) cell.classList.toggle("in-row", on);
-  for (const row of cells) row[key].classList.toggle("in-column", on);
-  const cell = cells[query][key];
-  cell.classList.toggle("chosen", on);
-  cell.tabIndex = on ? 0 : -1;
+  parts.more.addEventListener("toggle", () => parts.fillTable?.());
+  return update;
 }
 
 const KIND = "attention";
-const NAMES = ["layer", "head", "query", "key"];
+const NAMES = ["layer", "head", "query", "key", "opened", "off", "outcome"];
 const DRAW = drawAttention;

@@ -1,0 +1,254 @@
+"""The rotary dial in Chromium: its numbers are those of positions.rotate."""
+
+import base64
+
+import pytest
+from playwright.sync_api import expect
+
+from llmbook.widgets import RotaryDial
+from tests.browser.browsing import ROOT, record
+
+WIDE, NARROW = {"width": 900, "height": 900}, {"width": 390, "height": 800}
+PIXEL = base64.b64decode(  # a picture of one pixel: drawing takes a second
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
+    "cQAAAABJRU5ErkJggg=="
+)
+QUERY, KEY = [1.0, 0.2, 0.3, 0.9], [0.8, -0.5, 0.6, 0.7]
+EXACT = 1e-9
+
+
+def new_dial(**values):
+    return RotaryDial(
+        QUERY, KEY, theta=100.0, query_position=8, key_position=3, **values
+    )
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Open figures in a page; nothing may be asked for or complained of."""
+    contexts, records = [], []
+
+    def open_page(*figures, viewport=WIDE, theme="light"):
+        body = "".join(f.to_html(PIXEL) for f in figures)
+        file = tmp_path / "page.html"
+        file.write_text(
+            f'<!doctype html><html lang="en" data-theme="{theme}"><head>'
+            '<meta charset="utf-8"><title>Page</title></head><body>'
+            f"<main><h1>Page</h1>{body}</main></body></html>",
+            "utf-8",
+        )
+        context = browser.new_context(viewport=viewport)
+        contexts.append(context)
+        page = context.new_page()
+        records.append(record(page, file.as_uri()))
+        page.goto(file.as_uri())
+        page.locator(".root .product").first.wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [kept.left() + kept.errors for kept in records] == [[]]
+
+
+def settled(page):
+    """Two frames: what was chosen is drawn."""
+    page.evaluate(
+        "new Promise(ok => requestAnimationFrame("
+        "() => requestAnimationFrame(() => ok(null))))"
+    )
+
+
+def slider(page, name):
+    return page.get_by_label(name)
+
+
+def shown(page):
+    """The whole product, then what each pair adds."""
+    settled(page)
+    return page.locator("data.product, data.part").evaluate_all(
+        "all => all.map(d => Number(d.value))"
+    )
+
+
+def check(page, figure):
+    """Product, parts, hands and distance are Python's."""
+    whole, *parts = shown(page)
+    assert whole == pytest.approx(figure.product, abs=EXACT)
+    assert parts == pytest.approx(figure.products.tolist(), abs=EXACT)
+    words = page.locator(".dial").all_inner_texts()
+    for i, text in enumerate(words):
+        for name, x, position in (
+            ("query", figure.query, figure.query_position),
+            ("key", figure.key, figure.key_position),
+        ):
+            hand = figure.turned(x, position).view(2, -1)[:, i].tolist()
+            a, b = (f"{v:.3f}".replace("-", "−") for v in hand)
+            assert f"{name} ({a}, {b})" in text
+    sign = f"{figure.distance}".replace("-", "−")
+    expect(page.locator(".readout")).to_contain_text(f"distance {sign}:")
+
+
+def test_hands_and_products_are_pythons_wherever_both_stand(show):
+    figure = new_dial()
+    page = show(figure)
+    check(page, figure)
+    for query, key in ((0, 0), (31, 0), (0, 31), (12, 11), (5, 30)):
+        slider(page, "query at").fill(str(query))
+        slider(page, "key at").fill(str(key))
+        figure.query_position, figure.key_position = query, key
+        check(page, figure)
+
+
+def test_moving_both_leaves_the_product_and_moving_one_does_not(show):
+    figure = new_dial()
+    page = show(figure)
+    before = shown(page)
+    both = slider(page, "both")
+    expect(both).to_have_value("3")
+    assert both.get_attribute("max") == "26"  # the query is 5 further on
+    for start in (0, 14, 26):
+        both.fill(str(start))
+        assert shown(page) == pytest.approx(before, abs=EXACT)
+        expect(slider(page, "query at")).to_have_value(str(start + 5))
+        expect(slider(page, "key at")).to_have_value(str(start))
+    slider(page, "key at").fill("20")
+    assert abs(shown(page)[0] - before[0]) > 0.01
+
+
+def test_the_keyboard_alone_turns_every_hand(show):
+    figure = new_dial()
+    page = show(figure)
+    for keys in (["ArrowRight"] * 2, ["ArrowLeft"], ["ArrowUp"] * 3):
+        page.keyboard.press("Tab")
+        for key in keys:
+            page.keyboard.press(key)
+            settled(page)
+    figure.query_position, figure.key_position = 8 + 2 + 3, 3 - 1 + 3
+    check(page, figure)
+    focused = page.locator("input:focus")
+    expect(focused).to_have_attribute("aria-valuetext", "13, 5")
+    assert focused.evaluate("c => getComputedStyle(c).outlineStyle") == "solid"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("details").get_attribute("open") is not None
+
+
+def test_the_table_has_the_product_at_every_distance(show):
+    figure = new_dial(positions=6 + 3)
+    page = show(figure)
+    page.locator("summary").click()
+    rows = page.locator(".distances tbody tr")
+    expect(rows).to_have_count(17)
+    values = page.locator(".distances data").evaluate_all(
+        "all => all.map(d => Number(d.value))"
+    )
+    for distance, value in zip(range(-8, 9), values, strict=True):
+        at = max(distance, 0), max(-distance, 0)
+        want = figure.products_at(*at).sum().item()
+        assert value == pytest.approx(want, abs=EXACT)
+    expect(rows.first).to_contain_text("−8")
+
+
+def test_the_dials_say_in_words_where_the_hands_point(show):
+    figure = RotaryDial([1.0, 0.0], [0.0, 1.0])
+    page = show(figure)
+    face = page.locator(".dial svg")
+    expect(face).to_have_attribute(
+        "aria-label",
+        "the pair: the query points to 0°, the key to 90°",
+    )
+    slider(page, "query at").fill("1")  # one radian
+    expect(face).to_have_attribute(
+        "aria-label",
+        "the pair: the query points to 57°, the key to 90°",
+    )
+
+
+def test_two_dials_on_a_page_keep_to_themselves(show):
+    page = show(new_dial(), new_dial())
+    slider(page, "key at").nth(0).fill("9")
+    settled(page)
+    expect(slider(page, "key at").nth(1)).to_have_value("3")
+
+
+def test_without_scripts_the_picture_stands_there(browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    figure = new_dial()
+    page.set_content(figure.to_html(PIXEL))
+    picture = page.locator(".llm-explorer img")
+    expect(picture).to_be_visible()
+    assert picture.get_attribute("alt") == figure.alt
+    context.close()
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("theme", "viewport"), [("light", WIDE), ("dark", NARROW)]
+)
+def test_axe_finds_nothing_and_nothing_sticks_out(
+    show, pairs, theme, viewport
+):
+    numbers = [1.0, -0.4] * pairs
+    figure = RotaryDial(numbers, numbers[::-1], query_position=9)
+    page = show(figure, theme=theme, viewport=viewport)
+    page.locator("details").evaluate_all("all => all.map(d => d.open = true)")
+    settled(page)
+    page.add_script_tag(path=ROOT / "node_modules/axe-core/axe.min.js")
+    found = page.evaluate("axe.run()")["violations"]
+    assert [
+        (v["id"], n["html"][:120], n["failureSummary"])
+        for v in found
+        for n in v["nodes"]
+    ] == []
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= viewport["width"]
+
+
+def test_the_theme_follows_the_page_and_print_is_light(show):
+    page = show(new_dial(), theme="dark")
+    root = page.locator(".root")
+    expect(root).to_have_attribute("data-theme", "dark")
+    page.emulate_media(media="print")
+    expect(root).to_have_attribute("data-theme", "light")
+    expect(page.locator(".try")).to_be_hidden()
+    expect(page.locator(".dial svg").first).to_be_visible()
+
+
+# ------------------------------------------------------------------ live
+
+MODEL = """async ([script, values]) => {
+    const listeners = {};
+    globalThis.saved = 0;
+    globalThis.model = {
+        get: (name) => values[name],
+        set: (name, value) => { values[name] = value;
+            (listeners[`change:${name}`] ?? []).forEach((f) => f()); },
+        save_changes: () => { saved += 1; },
+        on: (event, f) => (listeners[event] ??= []).push(f),
+        off: (event, f) => { listeners[event] =
+            listeners[event].filter((other) => other !== f); },
+    };
+    const blob = new Blob([script], { type: "text/javascript" });
+    const { default: widget } = await import(URL.createObjectURL(blob));
+    globalThis.unmount = widget.render({ model, el: document.body });
+}"""
+
+
+def test_a_live_dial_shares_its_positions_with_python(browser):
+    page = browser.new_page()
+    figure = new_dial(caption="Two hands.")
+    values = {name: getattr(figure, name) for name in figure.shared}
+    page.evaluate(MODEL, [figure._esm, {"data": figure.data, **values}])
+    expect(page.get_by_text("Two hands.")).to_be_visible()
+    slider(page, "both").fill("10")  # by hand
+    settled(page)
+    state = "[model.get('query_position'), model.get('key_position'), saved]"
+    assert page.evaluate(state) == [15, 10, 1]
+    page.evaluate("model.set('key_position', 2)")  # as Python does
+    figure.query_position, figure.key_position = 15, 2
+    check(page, figure)
+    page.evaluate("unmount()")
+    expect(page.locator(".dial")).to_have_count(0)
+    page.close()
