@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from llmbook import lora
+from llmbook.attention import causal_mask, naive_attention
 from llmbook.batching import generate_batch, logprobs
-from llmbook.config import POSITIONS, GPTConfig
+from llmbook.config import POSITIONS, GPTConfig, RopeScaling
 from llmbook.hub import from_pretrained_gpt2
 from llmbook.inside import (
     frozen_norm,
@@ -24,6 +25,7 @@ from llmbook.model import GPT
 from llmbook.sampling import generate
 from llmbook.train import document_loss
 from tests.peers import peer_gpt2
+from tests.references import LLAMA, llama_of, spread
 
 SHAPES = [
     *({"positions": positions} for positions in POSITIONS),
@@ -133,6 +135,71 @@ def test_a_cut_head_is_the_one_that_transformers_masks(gpt2):
             ours(seen.ids)[0], theirs(seen.ids).logits, atol=1e-4, rtol=1e-4
         )
     hook.remove()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"n_kv_head": 2, "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)},
+        {"n_kv_head": 1, "tie_weights": False, "n_expert": 4},
+        {"window": 3},
+    ],
+    ids=str,
+)
+def llama(request):
+    """Llama, Mixtral and Mistral: what they saw, and what we see."""
+    shape = dict(vocab_size=60, n_layer=3, n_head=4, n_embd=32, init_std=0.3)
+    ours = spread(GPTConfig(**{**shape, **LLAMA, **request.param}))
+    theirs, idx, read = llama_of(ours), ids(T=9, V=60), []
+    theirs.set_attn_implementation("eager")
+    for layer in theirs.model.layers:
+        for part in (layer.post_attention_layernorm, layer.self_attn.o_proj):
+            part.register_forward_pre_hook(lambda _, x: read.append(x[0]))
+    kept = {"output_attentions": True, "output_hidden_states": True}
+    with torch.no_grad():
+        told = theirs(idx, use_cache=True, **kept)
+    mixed, between = torch.stack(read[::2]), torch.stack(read[1::2])
+    return theirs, told, mixed, between, ours, look(ours, idx)
+
+
+def test_weights_and_streams_are_those_of_transformers_llama(llama):
+    _, told, _, between, ours, seen = llama
+    assert_close(seen.weights, torch.stack(told.attentions))
+    *before, last = told.hidden_states
+    near = {"atol": 1e-4, "rtol": 1e-4}
+    assert_close(seen.residual[:-1:2], torch.stack(before), **near)
+    assert_close(seen.residual[1::2], between, **near)
+    assert_close(ours.final_norm(seen.residual[-1]), last, **near)
+    assert_close(seen.logits, told.logits, **near)
+
+
+def test_keys_and_values_are_those_in_transformers_cache(llama):
+    """Its cache holds the newest of a window alone."""
+    _, told, _, _, ours, seen = llama
+    shared = ours.config.n_head // ours.config.kv_heads
+    for layer, kept in enumerate(told.past_key_values.layers):
+        T = kept.keys.shape[-2]
+        for seen_here, theirs in (
+            (seen.keys[layer], kept.keys),
+            (seen.values[layer], kept.values),
+        ):
+            theirs = torch.stack([theirs] * shared, dim=2).flatten(1, 2)
+            assert_close(seen_here[..., -T:, :], theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_write_what_transformers_projects(llama):
+    theirs, _, mixed, _, ours, seen = llama
+    D = ours.config.head_dim
+    for layer, block in enumerate(theirs.model.layers):
+        for head in range(ours.config.n_head):
+            alone = torch.zeros_like(mixed[layer])
+            own = slice(head * D, (head + 1) * D)
+            alone[..., own] = mixed[layer][..., own]
+            with torch.no_grad():
+                wanted = block.self_attn.o_proj.forward(alone)
+            assert_close(
+                seen.heads[layer, :, head], wanted, atol=1e-5, rtol=1e-4
+            )
 
 
 # By hand
@@ -248,6 +315,48 @@ def test_the_parts_of_a_logit_add_up_to_it(shape):
     assert_close(total, wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_each_part_of_a_logit_is_what_a_frozen_norm_lets_through():
+    """The length of the stream measured once, and each part alone."""
+    model, idx, tokens = small(), ids(), ids(seed=3)
+    seen = look(model, idx)
+    parts = logit_parts(model, seen, tokens)
+    norm, table = model.final_norm, model.head_weight
+    for b, t in ((0, 0), (1, 6)):
+        end = seen.residual[-1, b, t]
+        deviation = (end.var(correction=0) + norm.eps).sqrt()
+
+        def logit(x, b=b, t=t, deviation=deviation):
+            z = table @ ((x - x.mean()) / deviation * norm.weight)
+            return z[tokens[b, t]] - z.mean()
+
+        near = {"atol": 1e-4, "rtol": 1e-4}
+        embedding = model.embed(idx)[b, t]
+        assert_close(parts["embedding"][b, t], logit(embedding), **near)
+        for layer, block in enumerate(model.blocks):
+            for head in range(4):
+                got = parts["heads"][layer, b, head, t]
+                assert_close(got, logit(seen.heads[layer, b, head, t]), **near)
+            x = seen.residual[2 * layer + 1, b, t]
+            written = block.feed_forward(block.norm_2(x))
+            got = parts["feed_forward"][layer, b, t]
+            assert_close(got, logit(written), **near)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (ids()[0], r"\(7,\)"),
+        (ids(B=1), r"\(1, 7\)"),
+        (ids()[:, 1:], r"\(2, 6\)"),
+        (ids() - 100, "ids from"),
+    ],
+)
+def test_tokens_that_are_not_one_for_each_id_are_refused(tokens, named):
+    model = small()
+    with pytest.raises(ValueError, match=named):
+        logit_parts(model, look(model, ids()), tokens)
+
+
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_a_frozen_norm_is_the_norm_where_it_froze(norm):
     model, x = small(norm=norm), torch.randn(2, 3, 16)
@@ -269,6 +378,26 @@ def test_looking_back_counts_the_queries_that_have_such_a_token():
                 looks_back(weights, distance, start),
                 torch.stack(shares).mean(0),
             )
+
+
+@pytest.mark.parametrize(("distance", "start"), [(6, 0), (-1, 0), (1, 6)])
+def test_a_distance_that_no_query_has_is_refused(distance, start):
+    with pytest.raises(ValueError, match="both are from 0 to 5"):
+        looks_back(torch.rand(6, 6), distance, start)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:5], ids=str)
+def test_weights_of_sixteen_bits_are_computed_in_thirty_two(shape):
+    """ALiBi's keys carry their place: in 16 bits, scores lose a unit."""
+    model = small(context_length=256, **shape).bfloat16()
+    seen = look(model, ids(B=1, T=200))
+    for q, k, weights in zip(
+        seen.queries, seen.keys, seen.weights, strict=True
+    ):
+        wanted = naive_attention(
+            q.double(), k.double(), k.double(), causal_mask(200)
+        )[1]
+        assert_close(weights, wanted.float(), atol=1e-4, rtol=1e-3)
 
 
 def test_rotary_queries_and_keys_are_seen_turned():
@@ -388,6 +517,35 @@ def test_a_head_held_at_its_mean_writes_the_same_everywhere(shape):
     assert_close(written, mean.expand_as(written))
 
 
+def compiled(model):
+    torch.compiler.reset()
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    torch.compiler.reset()
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize("way", [compiled, compiled_in_place])
+@torch.no_grad()
+def test_a_graph_compiled_before_obeys_and_is_seen(way):
+    model, idx = small(), ids()
+    cut, plain = without_columns(model, 1, 2), look(model, idx)
+    fast = way(model)
+    expected = fast(idx)[0]  # the graph is made here, without hooks
+    with heads_off(fast, [(1, 2)]):
+        assert_close(fast(idx)[0], cut(idx)[0])
+    with heads_off(model, [(1, 2)], mean_over=idx):
+        held = fast(idx)[0]
+    assert not torch.allclose(held, expected)
+    assert_close(look(fast, idx).residual, plain.residual)
+    assert_close(logit_lens(fast, idx)[-1], plain.logits)
+    assert torch.equal(fast(idx)[0], expected)
+    assert not hooks_of(model)
+
+
 def test_the_mean_is_taken_of_the_model_before_heads_are_off():
     model, others = small(), ids(B=5, seed=2)
     before = mean_mixed(model, others)
@@ -424,8 +582,8 @@ def test_hooks_are_gone_after_a_look_and_after_an_error():
 def test_heads_are_on_again_after_an_error():
     model, idx = small(), ids()
     expected = model(idx)[0]
-    with pytest.raises(KeyError), heads_off(model, [(0, 0)]):
-        raise KeyError
+    with pytest.raises(KeyboardInterrupt), heads_off(model, [(0, 0)]):
+        raise KeyboardInterrupt
     assert not hooks_of(model)
     assert torch.equal(model(idx)[0], expected)
 
@@ -435,7 +593,7 @@ def test_heads_are_on_again_after_an_error():
 )
 def test_heads_that_are_not_there_are_refused(heads):
     model = small()
-    expected = r"expected \(layer, head\), with layers 0 to 2 and heads 0 to 3"
+    expected = r"\(layer, head\), with layers 0 to 2 and heads 0 to 3"
     with (
         pytest.raises(ValueError, match=expected),
         heads_off(model, heads),

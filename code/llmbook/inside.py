@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from llmbook.attention import naive_attention, repeat_heads, window_mask
+from llmbook.attention import record_weights, repeat_heads
 from llmbook.config import GPTConfig
 from llmbook.layers import LayerNorm, RMSNorm
-from llmbook.model import GPT
+from llmbook.model import GPT, check_ids
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Look:
 
     Args:
         ids: what was read, (B, T).
-        weights: of attention, (L, B, H, T, T); rows are queries.
+        weights: of attention, (L, B, H, T, T); rows are queries. Of a model
+            in 16 bits they are computed in 32.
         queries, keys: as the scores saw them, (L, B, H, T, K): turned by
             rotary positions, and a key that queries' heads share once for
             each. A score is their product over the root of K. K is D, and
@@ -60,10 +61,14 @@ class Look:
 def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
     """Have ``hooks`` in place for a while; they go, whatever happens.
 
+    What ``torch.compile`` made runs uncompiled meanwhile: a graph that was
+    traced without a hook does not call it.
+
     >>> with hooked([nn.Identity().register_forward_hook(print)]):
     ...     pass
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         for hook in hooks:
             stack.callback(hook.remove)
         yield
@@ -133,20 +138,20 @@ def look(model: GPT, idx: Tensor) -> Look:
     >>> seen.weights.shape, seen.residual.shape
     (torch.Size([2, 1, 2, 3, 3]), torch.Size([5, 1, 3, 8]))
     """
-    H, stream, mixed, compared = model.config.n_head, [], [], []
+    H, stream, mixed = model.config.n_head, [], []
+    weights, compared = [], []
+    record = record_weights(weights, model.config.window)
     with listening(model, stream, mixed):
         own = model.own_attention()
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            record(q, k, v)  # beside own, which keeps no weights
             compared.append((q, repeat_heads(k, H), repeat_heads(v, H)))
             return own(q, k, v)
 
         logits, _ = model(idx, attends=[attend] * len(model.blocks))
         each = zip(model.blocks, mixed, strict=True)
         writes = [head_writes(b.attention.output, x, H) for b, x in each]
-    T = idx.shape[1]
-    mask = window_mask(T, T, model.config.window, idx.device)
-    weights = [naive_attention(*qkv, mask)[1] for qkv in compared]
     queries, keys, values = map(torch.stack, zip(*compared, strict=True))
     return Look(
         ids=idx,
@@ -179,8 +184,8 @@ def check_heads(config: GPTConfig, heads: Heads) -> Tensor:
     for pair in heads:
         if pair not in known:
             raise ValueError(
-                f"got head {pair!r}; expected (layer, head), with layers "
-                f"0 to {L - 1} and heads 0 to {H - 1}."
+                f"got head {pair!r}; expected a tuple (layer, head), with "
+                f"layers 0 to {L - 1} and heads 0 to {H - 1}."
             )
         meant[known.index(pair)] = True
     return meant.view(L, H).repeat_interleave(config.head_dim, dim=1)
@@ -262,10 +267,19 @@ def looks_back(weights: Tensor, distance: int, start: int = 0) -> Tensor:
     ``weights`` is (..., T, T), and the result (...): the mean over the
     queries from ``start`` on that have such a token.
 
+    Raises:
+        ValueError: no query has.
+
     >>> even = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3])
     >>> looks_back(even, 1), looks_back(even, 1, start=2)
     (tensor(0.4167), tensor(0.3333))
     """
+    T = weights.shape[-1]
+    if not (0 <= distance < T and 0 <= start < T):
+        raise ValueError(
+            f"got distance {distance} and start {start}; in a map of {T} "
+            f"tokens both are from 0 to {T - 1}. Read a longer text."
+        )
     shares = weights.diagonal(-distance, dim1=-2, dim2=-1)
     return shares[..., max(0, start - distance) :].mean(dim=-1)
 
@@ -289,6 +303,22 @@ def frozen_norm(norm: nn.Module, at: Tensor, x: Tensor) -> Tensor:
     return x / torch.sqrt(mean_square + norm.eps) * norm.weight
 
 
+def check_tokens(tokens: Tensor, ids: Tensor, vocab_size: int) -> None:
+    """Refuse ``tokens`` that are not one for each of ``ids`` (B, T).
+
+    Raises:
+        ValueError: they are of another shape, or not in the vocabulary.
+
+    >>> check_tokens(torch.tensor([[0, 3]]), torch.tensor([[1, 1]]), 4)
+    """
+    check_ids(tokens, vocab_size)
+    if tokens.shape != ids.shape:
+        raise ValueError(
+            f"got tokens {tuple(tokens.shape)} for ids {tuple(ids.shape)}; "
+            "expected one token for each id."
+        )
+
+
 @torch.no_grad()
 def logit_parts(model: GPT, seen: Look, tokens: Tensor) -> dict[str, Tensor]:
     """What each part of the model adds to the logits of ``tokens`` (B, T).
@@ -298,6 +328,9 @@ def logit_parts(model: GPT, seen: Look, tokens: Tensor) -> dict[str, Tensor]:
     (L, B, H, T), ``feed_forward`` (L, B, T) and ``biases`` (B, T); all
     together add up to the logits. Source: Elhage et al. 2021.
 
+    Raises:
+        ValueError: ``tokens`` are not one for each id in ``seen``.
+
     >>> model = GPT(GPTConfig(vocab_size=9, n_layer=2, n_head=2, n_embd=8))
     >>> seen = look(model, torch.tensor([[3, 1, 4]]))
     >>> parts = logit_parts(model, seen, torch.tensor([[1, 4, 1]]))
@@ -305,6 +338,7 @@ def logit_parts(model: GPT, seen: Look, tokens: Tensor) -> dict[str, Tensor]:
     {'embedding': (1, 3), 'heads': (2, 1, 2, 3),
      'feed_forward': (2, 1, 3), 'biases': (1, 3)}
     """
+    check_tokens(tokens, seen.ids, model.config.vocab_size)
     stream, table = seen.residual, model.head_weight
     towards = table[tokens] - table.mean(dim=0)  # (B, T, C)
 
