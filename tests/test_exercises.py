@@ -112,3 +112,18 @@ def test_a_chapter_s_exercises_are_those_of_its_module(path: Path):
     assert checked == set(own)
     assert headings == own
     assert len(own) >= 5
+
+
+def test_a_lookup_may_index_its_own_ones_but_not_the_table():
+    def by_hand(ids, table):
+        ones = table.new_zeros(len(ids), len(table))
+        for row, i in zip(ones, ids, strict=True):
+            row[[int(i)]] = 1 + row[[int(i)]]
+        return ones @ table
+
+    def gathered(ids, table):
+        return table.gather(0, ids[:, None].expand(-1, table.shape[1]))
+
+    assert exercises.check("4.1", by_hand).passed
+    assert "the table was indexed" in message("4.1", gathered)
+    assert "the table was indexed" in message("4.1", lambda i, t: t.T[:, i].T)

@@ -94,7 +94,9 @@ def _indexed(ids, table):
 _INDEXING = {
     Tensor.__getitem__,
     Tensor.index_select,
+    Tensor.gather,
     torch.index_select,
+    torch.gather,
     F.embedding,
 }
 
@@ -104,17 +106,25 @@ class _NotIndexedError(Exception):
 
 
 class _Guarded(Tensor):
-    """A table that may be multiplied, but not indexed."""
+    """A table that may be multiplied, but not indexed.
+
+    What is made from it, such as zeros of its type, may be indexed.
+    """
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func in _INDEXING:
+        if func in _INDEXING and any(
+            isinstance(x, cls) and x.numel() == _TABLE.numel() for x in args
+        ):
             raise _NotIndexedError
         return super().__torch_function__(func, types, args, kwargs)
 
 
+_TABLE = _draw(5, 3)
+
+
 def _check_lookup(answer) -> str | None:
-    ids, table = torch.tensor([3, 1, 3, 4]), _draw(5, 3)
+    ids, table = torch.tensor([3, 1, 3, 4]), _TABLE.clone()
     got = answer(ids, table)
     if _same(got, table[ids]):
         try:
@@ -714,7 +724,16 @@ def _heads_reversed(scores):
     return alibi(scores.flip(0)).flip(0)
 
 
+def _place_of_key(scores):
+    H, T, _ = scores.shape
+    return scores + alibi_slopes(H)[:, None, None] * torch.arange(T)
+
+
 _ALIBI = {
+    _place_of_key: (
+        "You reward a key for its place. After a softmax that is the same, "
+        "but the penalty is on distance: the diagonal should stay."
+    ),
     _from_zero_on: (
         "Your first head has slope 1. Counted from 0, head h has "
         "2 ** (-8 * (h + 1) / H): ask alibi_slopes(H)."
@@ -777,6 +796,7 @@ register(
             "halves each time": _slopes_by_place,
             "counted from zero": _from_zero_on,
             "heads reversed": _heads_reversed,
+            "the key's place": _place_of_key,
         },
         "Four heads, four opinions on how far to look.",
     )

@@ -70,6 +70,14 @@ def _no_gain(x, gain, eps=1e-5):
     return rms_norm(x, torch.ones_like(gain), eps)
 
 
+def _by_deviation(x, gain, eps=1e-5):
+    return x / torch.sqrt(x.var(-1, keepdim=True, correction=0) + eps) * gain
+
+
+def _eps_of_its_own(x, gain, eps=1e-5):
+    return rms_norm(x, gain)
+
+
 def _late_eps(x, gain, eps=1e-5):
     return x / ((x * x).mean(dim=-1, keepdim=True).sqrt() + eps) * gain
 
@@ -93,6 +101,10 @@ _NORM = {
         "over the last axis, with keepdim=True."
     ),
     _no_gain: "The gain is missing: multiply by it at the end.",
+    _by_deviation: (
+        "You divided by the standard deviation, which takes the mean off "
+        "before it squares. Take the mean of x * x itself."
+    ),
 }
 
 
@@ -105,7 +117,10 @@ def _check_norm(answer) -> str | None:
             "The result differs from torch's rms_norm on random x."
         )
     tiny = 1e-3 * x
-    if not _same(answer(tiny, gain, 1e-2), rms_norm(tiny, gain, 1e-2)):
+    got = answer(tiny, gain, 1e-2)
+    if _same(got, rms_norm(tiny, gain)):
+        return "Right with eps=1e-5, but eps=1e-2 changes nothing. Use it."
+    if not _same(got, rms_norm(tiny, gain, 1e-2)):
         return (
             "On very small vectors the result differs. Is eps inside the "
             "square root, added to the mean square?"
@@ -126,6 +141,8 @@ register(
             "over tokens": _over_tokens,
             "over everything": _over_everything,
             "no gain": _no_gain,
+            "standard deviation": _by_deviation,
+            "an eps of its own": _eps_of_its_own,
             "eps outside the root": _late_eps,
         },
     )
@@ -256,6 +273,11 @@ def _no_window(config, memory, batch_size):
     return min(_no_limit(config, memory, batch_size), config.context_length)
 
 
+def _window_as_end(config, memory, batch_size):
+    end = config.context_length if config.window is None else config.window
+    return max(0, min(_no_limit(config, memory, batch_size), end))
+
+
 def _below_zero(config, memory, batch_size):
     room = memory - 2 * parameters(config)
     if room > 0:
@@ -285,6 +307,11 @@ def _check_longest(answer) -> str | None:
             return message
     if answer(_WIDE, 10 * memory, 3) == _no_limit(_WIDE, 10 * memory, 3):
         return "Never more than config.context_length, however much fits."
+    if answer(_NARROW, memory, 3) == _NARROW.window:
+        return (
+            "A window limits what is kept, not how much is read: older "
+            "tokens are written over, and the text goes on."
+        )
     if answer(_NARROW, memory, 3) == _no_window(_NARROW, memory, 3):
         return (
             "Right without a window. With one, older tokens are written "
@@ -323,6 +350,7 @@ register(
             "four bytes": _four_bytes,
             "beyond the context": _no_limit,
             "no window": _no_window,
+            "the window is the end": _window_as_end,
             "below zero": _below_zero,
         },
     )
@@ -366,7 +394,19 @@ def _sink_queries(T, window, sinks):
     return (key <= query) & ((query - key < window) | (query < sinks))
 
 
+def _inverted(T, window, sinks):
+    return ~sink_mask(T, window, sinks)
+
+
+def _rows_are_keys(T, window, sinks):
+    return sink_mask(T, window, sinks).T
+
+
 _SINKS = {
+    _inverted: "True stands where a key is seen, not where it is hidden.",
+    _rows_are_keys: (
+        "Rows and columns are exchanged. A row is a query, a column a key."
+    ),
     _window_only: "The first tokens are hidden once the window has passed.",
     _sinks_in_the_future: (
         "Query 0 sees a sink that comes after it. The mask stays causal."
@@ -418,6 +458,8 @@ register(
             "near and first": _both_needed,
             "window too wide": _one_too_wide,
             "rows for columns": _sink_queries,
+            "inverted": _inverted,
+            "transposed": _rows_are_keys,
         },
     )
 )
@@ -451,6 +493,10 @@ def _over_the_tokens(scores, k):
     return experts, scores.softmax(dim=0).gather(-1, experts)
 
 
+def _exchanged(scores, k):
+    return route_of_all(scores, k)[::-1]
+
+
 def _lowest(scores, k):
     weights, experts = scores.softmax(dim=-1).topk(k, largest=False)
     return experts, weights
@@ -470,6 +516,7 @@ _ROUTED = {
         "the last axis."
     ),
     _lowest: "You chose the lowest scores.",
+    _exchanged: "Experts come first, then their weights; yours are exchanged.",
 }
 
 
@@ -505,6 +552,7 @@ register(
             "sigmoid": _sigmoids,
             "softmax over the tokens": _over_the_tokens,
             "lowest": _lowest,
+            "exchanged": _exchanged,
         },
         "That is right, and with k = 1 the router can learn.",
     )
@@ -682,8 +730,9 @@ def _check_grouped(answer) -> str | None:
         if not _same(got, wanted):
             return _named(got, _WEIGHTS, weight, n_head, n_kv_head) or (
                 f"For {n_head} heads in {n_kv_head} groups expected shape "
-                f"{tuple(wanted.shape)} with averaged keys and values; got "
-                f"shape {tuple(torch.as_tensor(got).shape)}."
+                f"{tuple(wanted.shape)}: the queries as they were, then "
+                "keys, then values, each the mean of its group's; got shape "
+                f"{tuple(torch.as_tensor(got).shape)} with other numbers."
             )
     return None
 
