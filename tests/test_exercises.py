@@ -69,6 +69,13 @@ def test_an_answer_that_fails_is_reported_as_its_own_error(exercise):
 
 
 @EACH
+def test_a_forgotten_return_is_no_error_of_the_answer(exercise: Exercise):
+    if callable(exercise.solution):
+        found = message(exercise.number, lambda *_args, **_kwargs: None)
+        assert "raised" not in found
+
+
+@EACH
 def test_a_solution_can_be_printed(exercise: Exercise):
     if callable(exercise.solution):
         assert exercises.solution_source(exercise.number).strip()

@@ -6,6 +6,7 @@ registers :class:`Exercise` objects; a reader calls :func:`check`.
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib
 import importlib.util
@@ -115,9 +116,9 @@ def check(number: str, answer: Any) -> Result:
     A stub that has not been filled in, an answer that raises, a classic
     mistake and a right answer are told apart.
     """
-    exercise = get(number)
+    exercise, empty = get(number), []
     try:
-        complaint = exercise.check(answer)
+        complaint = exercise.check(_watched(answer, empty))
     except NotImplementedError:
         complaint = "The stub is still empty: write your answer in it first."
     except Exception as error:
@@ -126,9 +127,28 @@ def check(number: str, answer: Any) -> Result:
             f"{type(error).__name__}: {str(error).rstrip('.')}. Run it by "
             "itself on the example in the text to see where."
         )
+        if empty and all(empty):  # the check stumbled, and not the answer
+            complaint = "Your answer returned None: is a return missing?"
     if complaint is None:
         return Result(exercise.number, True, exercise.praise)
     return Result(exercise.number, False, complaint)
+
+
+def _watched(answer: Any, empty: list[bool]) -> Any:
+    """``answer``; if a function, ``empty`` gets whether each result is None.
+
+    A forgotten return would otherwise be an error of the check's own.
+    """
+    if not inspect.isfunction(answer):
+        return answer
+
+    @functools.wraps(answer)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        result = answer(*args, **kwargs)
+        empty.append(result is None)
+        return result
+
+    return watched
 
 
 def solution_source(number: str) -> str:
