@@ -134,3 +134,10 @@ def test_a_lookup_may_index_its_own_ones_but_not_the_table():
     assert exercises.check("4.1", by_hand).passed
     assert "the table was indexed" in message("4.1", gathered)
     assert "the table was indexed" in message("4.1", lambda i, t: t.T[:, i].T)
+
+
+@pytest.mark.parametrize("number", ["13.2", "13.3", "13.5", "13.6"])
+def test_a_list_of_the_right_tensors_is_no_mistake(number):
+    solution = exercises.get(number).solution
+    result = exercises.check(number, lambda *given: list(solution(*given)))
+    assert result.passed, result.message

@@ -23,8 +23,16 @@ def _weights(*shape: int, seed: int = 0) -> Tensor:
     return scores.masked_fill(~mask, -math.inf).softmax(-1)
 
 
+def _tensor(given) -> Tensor:
+    """``given`` as a tensor, also where it is a list of tensors."""
+    if isinstance(given, list | tuple):
+        given = [torch.as_tensor(part) for part in given]
+        given = torch.stack(given) if given else torch.empty(0)
+    return torch.as_tensor(given)
+
+
 def _same(a, b) -> bool:
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    a, b = _tensor(a), _tensor(b)
     return a.shape == b.shape and torch.allclose(
         a.double(), b.double(), atol=1e-5
     )
@@ -287,7 +295,7 @@ def _check_writes(answer) -> str | None:
     hint = _first_hint(answer, hints, *given)
     if hint:
         return hint
-    got, wanted = answer(*given), writes_of_heads(*given)
+    got, wanted = _tensor(answer(*given)), writes_of_heads(*given)
     if got.shape == wanted.shape and not _same(got.sum(0), wanted.sum(0)):
         return "The heads' writes do not add up to mixed @ weight.T."
     if not _same(got, wanted):
@@ -489,7 +497,7 @@ def _check_parts(answer) -> str | None:
     hint = _first_hint(answer, hints, *given)
     if hint:
         return hint
-    got, wanted = answer(*given), logit_of_parts(*given)
+    got, wanted = _tensor(answer(*given)), logit_of_parts(*given)
     if got.shape == wanted.shape and not _same(got.sum(), wanted.sum()):
         return "The parts do not add up to the logit of the whole stream."
     if not _same(got, wanted):
