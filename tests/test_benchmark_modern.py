@@ -1,6 +1,8 @@
 """The comparison of modern parts runs, and is fair in what it says it is."""
 
+import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from llmbook.accounting import active_parameters, flops_per_token, parameters
 from llmbook.corpus import RUNNING_SENTENCE
 
 END = 511
+CHAPTER = Path(__file__).resolve().parents[1] / "book/07-modern.ipynb"
 
 
 @pytest.fixture
@@ -71,3 +74,29 @@ def test_the_table_begins_with_the_lowest_loss():
         "GPT-2 style",
     ]
     assert "-0.500" in rows[0] and "1.500 to 1.700" in rows[0]
+
+
+def test_the_chapter_trains_the_variants_of_the_record():
+    cells = json.loads(CHAPTER.read_text(encoding="utf-8"))["cells"]
+    (cell,) = (c for c in cells if c["id"] == "experiment-variants")
+    exec("".join(cell["source"]), chapter := {})
+    for name, parts in chapter["VARIANTS"].items():
+        assert replace(modern.BASE, **parts) == replace(
+            modern.BASE, **modern.VARIANTS[name]
+        )
+
+
+def test_the_record_is_of_these_variants_three_seeds_and_two_rates_each():
+    kept = json.loads(modern.RECORD.read_text(encoding="utf-8"))["results"]
+    runs = {(r["variant"], r["seed"], r["rate"]) for r in kept}
+    assert len(runs) == len(kept)
+    assert runs == {
+        (name, seed, rate)
+        for name in modern.VARIANTS
+        for seed in range(modern.SEEDS)
+        for rate in modern.RATES
+    }
+    for one in kept:
+        config = replace(modern.BASE, **modern.VARIANTS[one["variant"]])
+        assert one["parameters"] == parameters(config)
+        assert one["steps"] == modern.steps_of(config, modern.STEPS)
