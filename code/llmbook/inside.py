@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from llmbook.attention import record_weights, repeat_heads
 from llmbook.config import GPTConfig
-from llmbook.layers import LayerNorm, RMSNorm
+from llmbook.layers import LayerNorm
 from llmbook.model import GPT, check_ids
 
 
@@ -290,6 +290,7 @@ def frozen_norm(norm: nn.Module, at: Tensor, x: Tensor) -> Tensor:
     The norm divides by a length of the whole stream. With that length kept
     as it is, the parts' results add up to the norm's, but for its bias.
 
+    >>> from llmbook.layers import RMSNorm
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
     >>> norm = RMSNorm(2)
     >>> parts = frozen_norm(norm, a + b, a) + frozen_norm(norm, a + b, b)
