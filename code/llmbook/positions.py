@@ -211,10 +211,10 @@ def with_rotary(attend: Attend, cos: Tensor, sin: Tensor) -> Attend:
 def alibi_slopes(n_head: int, device: torch.device | None = None) -> Tensor:
     """How much each head minds distance, (H,): a geometric sequence.
 
-    Head h takes 2^(-8h / H) off a score for each token of distance. Where
-    H is no power of 2, the sequence is the next smaller power's, and every
-    second value of the next larger one's fills up. Source: Press et al.
-    2022, section 3, and its code.
+    Head h, counted from 1, takes 2^(-8h / H) off a score for each token of
+    distance. Where H is no power of 2, the sequence is the next smaller
+    power's, and every second value of the next larger one's fills up.
+    Source: Press et al. 2022, section 3, and its code.
 
     >>> alibi_slopes(4).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625]
