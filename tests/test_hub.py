@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch.testing import assert_close
 
 from llmbook import cli, hub
@@ -24,6 +24,7 @@ from llmbook.tokenizer import (
     GPT2_PATTERN,
     BPETokenizer,
     CharTokenizer,
+    TiktokenTokenizer,
     gpt2,
 )
 from tests.peers import peer_gpt2
@@ -185,6 +186,45 @@ def test_an_index_may_not_name_a_file_elsewhere(checkpoint):
     (folder / hub.INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match=r"gone\.safetensors is missing"):
         hub.from_pretrained_gpt2(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "{", "[" * 100_000])
+def test_a_json_file_of_something_else_is_told(checkpoint, text):
+    folder = checkpoint[1]
+    for name, load in (
+        ("tokenizer.json", hub.load_tokenizer),
+        ("config.json", hub.from_pretrained),
+    ):
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} (is not val|holds a)"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "weight_map, message",
+    [
+        (None, "no weight_map"),
+        ({}, "no weight_map"),
+        (["model.safetensors"], "no weight_map"),
+        ({"wte.weight": 3}, "names the shard 3"),
+        ({"wte.weight": ["a.safetensors"]}, "names the shard"),
+        ({"wte.weight": "/etc/a.safetensors"}, "names the shard '/etc"),
+        ({"wte.weight": "x\0.safetensors"}, "is missing"),
+        ({"wte.weight": "folder.safetensors"}, "is missing"),
+    ],
+)
+def test_a_hostile_index_is_refused(checkpoint, weight_map, message):
+    folder = checkpoint[1]
+    (folder / "model.safetensors").unlink()
+    (folder / "folder.safetensors").mkdir()
+    (folder / hub.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ValueError, match=message):
+        hub.from_pretrained(folder)
+
+
+def test_a_folder_may_be_called_like_a_pickle(checkpoint, tmp_path):
+    folder = checkpoint[1].rename(tmp_path.with_suffix(".bin"))
+    assert_same_logits(hub.from_pretrained(folder), checkpoint[0])
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -393,16 +433,16 @@ def test_transformers_gives_the_ids_of_the_saved_tokenizer(saved, text):
     assert theirs.decode(ids) == text
 
 
-@pytest.mark.parametrize("text", HARD)
-def test_hard_texts_have_the_same_ids_in_every_tokenizer(tmp_path, text):
+@pytest.mark.parametrize("special", [SPECIAL, ()])
+def test_hard_texts_have_the_same_ids_in_every_tokenizer(tmp_path, special):
     pattern = r"\p{N}{1,3}|[^\r\n]?\p{L}+|\s*[\r\n]|[\s\S]"
-    for ours in (tokenizer(pattern=pattern), tokenizer((), pattern)):
-        folder = tmp_path / f"with-{len(ours.special_tokens)}"
-        hub.save_pretrained(own_model(), ours, folder)
-        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = tokenizer(special, pattern)
+    folder = hub.save_pretrained(own_model(), ours, tmp_path / "model")
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert hub.load_tokenizer(folder) == ours
+    for text in HARD:
         ids = ours.encode(text, on_special="text")
         assert theirs.encode(text, split_special_tokens=True) == ids
-        assert hub.load_tokenizer(folder) == ours
 
 
 def test_transformers_reads_special_tokens_in_text_unless_told(saved):
@@ -450,19 +490,21 @@ def gpt2_or_skip():
         pytest.skip(str(error))
 
 
-def test_gpt2s_own_tokenizer_is_saved_with_its_ids(tmp_path):
+def test_gpt2s_own_tokenizer_is_saved_with_its_ids():
+    library = pytest.importorskip("tokenizers")
     ours = gpt2_or_skip()
-    model = own_model(vocab_size=50_257, n_layer=1)
-    folder = hub.save_pretrained(model, ours, tmp_path / "model")
-    theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    assert len(theirs) == 50_257
-    back = hub.load_tokenizer(folder)
+    content = hub.tokenizer_to_hub(ours)
+    theirs = library.Tokenizer.from_str(json.dumps(content))
+    theirs.encode_special_tokens = True  # their names are plain characters
+    assert theirs.get_vocab_size() == 50_257
+    del content["model"]["type"]  # as in the published file, which is older
+    back = tokens.tokenizer_from_hub(content)
+    assert isinstance(back, TiktokenTokenizer)
     assert back.fingerprint() == ours.fingerprint()
     for text in (*HARD, TEXT, "def f(x):\n    return x\n"):
         ids = ours.encode(text, on_special="text")
-        assert theirs.encode(text, split_special_tokens=True) == ids
+        assert theirs.encode(text).ids == ids
         assert back.encode(text, on_special="text") == ids
-    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     merges, vocab = content["model"]["merges"], content["model"]["vocab"]
     assert len(merges) == 50_000  # and as in the published merges.txt:
     assert merges[:4] == ["Ġ t", "Ġ a", "h e", "i n"]
@@ -515,13 +557,14 @@ def test_saving_again_replaces_the_model_whole(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-def test_a_failed_save_leaves_the_older_model(saved, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+def test_a_failed_save_leaves_the_older_model(saved, monkeypatch, kind):
     def full(*arguments, **settings):
-        raise OSError("No space left on device")
+        raise kind("No space left on device")
 
     monkeypatch.setattr("llmbook.hub.save.save_file", full)
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"No space .* a disk that has room"):
         hub.save_pretrained(own_model(n_layer=1), tokenizer(), saved)
     after = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert after == before
@@ -538,11 +581,37 @@ def test_a_failed_renaming_leaves_the_older_model(saved, monkeypatch):
 
     monkeypatch.setattr(hub.save.Path, "rename", refused)
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match="in use"):
         hub.save_pretrained(own_model(n_layer=1), tokenizer(), saved)
     after = {path.name: path.read_bytes() for path in saved.iterdir()}
     assert after == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_a_killed_save_left_is_cleared_away(tmp_path):
+    (tmp_path / "model.part").mkdir()
+    (tmp_path / "model.part" / "model.safetensors").write_bytes(b"half")
+    folder = hub.save_pretrained(own_model(), tokenizer(), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    hub.from_pretrained(folder)
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "link").symlink_to("real")
+    for layers in (2, 1):
+        model = own_model(n_layer=layers)
+        hub.save_pretrained(model, tokenizer(), tmp_path / "link")
+        assert hub.from_pretrained(tmp_path / "real").config == model.config
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "real"}
+
+
+def test_the_folder_that_one_stands_in_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "", "new/..", tmp_path.parent):
+        with pytest.raises(ValueError, match="Give one inside it"):
+            hub.save_pretrained(own_model(), tokenizer(), place)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_transformers_4_asks_for_is_written_too(saved):
@@ -565,6 +634,23 @@ def test_a_folder_or_file_of_something_else_is_not_replaced(tmp_path):
         hub.save_pretrained(own_model(), tokenizer(), file)
     assert file.read_text() == "years of work"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        ({"stop_tokens": "<|user|>"}, r"stop_tokens has \['<', '\|', 'u'"),
+        ({"stop_tokens": ["<|end|>"]}, r"stop_tokens has \['<\|end\|>'\]"),
+        ({"max_shard_size": "5GB"}, "max_shard_size is '5GB'"),
+        ({"max_shard_size": float("nan")}, "max_shard_size is nan"),
+    ],
+)
+def test_a_wrong_choice_writes_nothing(tmp_path, choice, message):
+    with pytest.raises(ValueError, match=message):
+        hub.save_pretrained(
+            own_model(), tokenizer(), tmp_path / "model", **choice
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_tokenizer_and_model_have_to_fit(tmp_path):
@@ -609,6 +695,21 @@ def test_a_tokenizer_that_does_more_is_refused(
         hub.load_tokenizer(tmp_path)
 
 
+def test_a_tokenizer_that_we_saved_ourselves_is_read(tmp_path):
+    tokenizer().save(tmp_path / "tokenizer.json")
+    for place in (tmp_path, tmp_path / "tokenizer.json"):
+        assert hub.load_tokenizer(place) == tokenizer()
+
+
+def test_gpt2s_tokenizer_without_file_or_network_is_an_oserror(monkeypatch):
+    def nowhere():
+        raise RuntimeError("neither in the cache nor in node_modules")
+
+    monkeypatch.setattr(tokens, "gpt2", nowhere)
+    with pytest.raises(OSError, match="neither in the cache"):
+        hub.load_tokenizer("gpt2-medium")
+
+
 def test_a_folder_without_a_tokenizer_says_so(tmp_path):
-    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"there is no .*tokenizer\.json;"):
         hub.load_tokenizer(tmp_path)

@@ -47,7 +47,7 @@ from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
 from llmbook.train import evaluate
 
-from .models import read_model
+from .models import check_teachable, read_model
 from .stage import Stage
 
 MOST_PROBLEMS = 2_000  # of the world; a run hardly gets through more
@@ -74,6 +74,7 @@ class SFT(Stage):
             own = running.load_running()
             return own.model, with_chat_tokens(own.tokenizer)
         model, tokenizer = read_model(self.model)
+        check_teachable(self.model, tokenizer)
         return model, with_chat_tokens(tokenizer)
 
     def of_world(

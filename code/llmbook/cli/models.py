@@ -11,6 +11,7 @@ from llmbook.hub import (
     CONFIG,
     REPOSITORIES,
     WEIGHTS,
+    HubTokenizer,
     from_pretrained,
     load_tokenizer,
 )
@@ -50,12 +51,28 @@ def read_chat_model(name_or_dir: str) -> tuple[GPT, Tokenizer]:
     """
     model, tokenizer = read_model(name_or_dir)
     if set(CHAT_TOKENS) - set(tokenizer.special_tokens):
+        check_teachable(name_or_dir, tokenizer)
         raise ValueError(
             f"{name_or_dir} holds a model without chat tokens: it goes on "
             "with a text and answers nobody. Teach it to answer first: "
             f"llmbook align sft OUT --model {name_or_dir}"
         )
     return model, tokenizer
+
+
+def check_teachable(name_or_dir: str, tokenizer: Tokenizer) -> None:
+    """Refuse a model whose tokenizer cannot be given the chat's tokens.
+
+    Raises:
+        ValueError: it is one of the hub, with ids in an order of its own.
+    """
+    if isinstance(tokenizer, HubTokenizer):
+        raise ValueError(
+            f"{name_or_dir} cannot be taught to answer here: the ids of its "
+            "tokenizer stand in an order of their own, like SmolLM2's, and "
+            "llmbook adds the chat's tokens to others only. Begin with a "
+            "GPT-2, or with a model of `llmbook train`."
+        )
 
 
 def own_chat_model(stage: str) -> tuple[GPT, Tokenizer]:

@@ -12,8 +12,7 @@ from llmbook import runtime
 from llmbook.corpus import load_corpus
 from llmbook.corpus.pipeline import PipelineConfig, run_pipeline
 from llmbook.corpus.world.files import write_world
-from llmbook.hub import TOKENIZER
-from llmbook.tokenizer import BPETokenizer, gpt2
+from llmbook.hub import load_tokenizer
 
 
 @dataclass
@@ -22,16 +21,11 @@ class Tokenize:
 
     text: Annotated[str, tyro.conf.Positional]
     tokenizer: str = "gpt2"
-    """"gpt2", a tokenizer.json, or a folder that holds one."""
+    """A tokenizer.json, a folder that holds one, or a name of the hub, such
+    as gpt2 or HuggingFaceTB/SmolLM2-135M."""
 
     def run(self) -> str:
-        path = Path(self.tokenizer)
-        if self.tokenizer == "gpt2":
-            chosen = gpt2()
-        else:
-            chosen = BPETokenizer.load(
-                path / TOKENIZER if path.is_dir() else path
-            )
+        chosen = load_tokenizer(self.tokenizer)
         ids = chosen.encode(self.text, on_special="text")
         for token in ids:
             print(f"{token:>7}  {chosen.token_bytes(token)!r}")

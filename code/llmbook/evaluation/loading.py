@@ -21,7 +21,7 @@ from llmbook.hub import (
 )
 from llmbook.hub.files import read_json
 from llmbook.model import GPT
-from llmbook.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer
+from llmbook.tokenizer import END_OF_TEXT, Tokenizer
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -64,10 +64,7 @@ def read_trained(folder: Path) -> tuple[GPT, Tokenizer]:
     Where ``align`` began with GPT-2's own tokenizer, it is written as
     Hugging Face writes it.
     """
-    model = checkpoint.load_model(folder / WEIGHTS)
-    if "added_tokens" in read_json(folder / TOKENIZER):
-        return model, load_tokenizer(folder)
-    return model, BPETokenizer.load(folder / TOKENIZER)
+    return checkpoint.load_model(folder / WEIGHTS), load_tokenizer(folder)
 
 
 def _from_folder(folder: Path, batch_size: int) -> LanguageModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from llmbook.config import ROPE_THETA, GPTConfig, RopeScaling
@@ -72,14 +73,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
-# Settings with one meaning here: what a file may say, its default first.
+# What a file may say; where only one value can be, its default comes first.
 GELU_NAMES = ("gelu_new", "gelu_pytorch_tanh")  # both are the tanh form
+FLAG = (False, True)
 _LLAMA_FIXED = {
     "hidden_act": ("silu", "swish"),  # two names of one function
     "rope_interleaved": (None, False),
     "partial_rotary_factor": (None, 1.0),
     "layer_types": (None,),
     "quantization_config": (None,),
+    "tie_word_embeddings": FLAG,
 }
 FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {
@@ -88,8 +91,15 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
         "quantization_config": (None,),
+        "tie_word_embeddings": FLAG,
+        "bias": FLAG,
     },
-    "llama": {**_LLAMA_FIXED, "sliding_window": (None,)},
+    "llama": {
+        **_LLAMA_FIXED,
+        "sliding_window": (None,),
+        "attention_bias": FLAG,
+        "mlp_bias": FLAG,
+    },
     "mistral": {
         **_LLAMA_FIXED,
         "use_sliding_window": (None, True),
@@ -151,7 +161,7 @@ def config_from_hub(settings: Settings) -> GPTConfig:
     16
     """
     kind = settings.get("model_type")
-    if kind not in PARTS:
+    if not isinstance(kind, str) or kind not in PARTS:
         raise ValueError(
             f"{CONFIG} says model_type = {kind!r}; this GPT can be one of "
             f"{', '.join(PARTS)}. Load others with transformers."
@@ -226,22 +236,21 @@ def _rotary(
     """
     rope = settings.get("rope_scaling") or settings.get("rope_parameters")
     rope = rope or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta", settings.get("rope_theta", ROPE_THETA))
-    whole = rope.get("partial_rotary_factor") in (None, 1.0)
-    if kind not in ("default", "llama3") or not whole or _nested(rope):
+    if not _computed(rope):
         raise ValueError(
             f"{CONFIG} asks for rotary positions of another kind, {rope}; "
             "expected rope_type 'default' or 'llama3', for whole heads and "
             "all layers alike. Load this model with transformers."
         )
-    if kind == "default":
+    theta = rope.get("rope_theta", settings.get("rope_theta", ROPE_THETA))
+    if _rope_type(rope) == "default":
         return theta, None
-    missing = {"factor", "low_freq_factor", "high_freq_factor"} - rope.keys()
+    needed = ("factor", "high_freq_factor", "low_freq_factor")
+    missing = [name for name in needed if not isinstance(rope.get(name), Real)]
     if missing:
         raise ValueError(
             f"{CONFIG} asks for rope_type 'llama3' without "
-            f"{', '.join(sorted(missing))}. Take it from the model's home."
+            f"{', '.join(missing)}. Take it from the model's home."
         )
     return theta, RopeScaling(
         factor=rope["factor"],
@@ -253,9 +262,22 @@ def _rotary(
     )
 
 
-def _nested(rope: Settings) -> bool:
-    """Whether kinds of layers have rotary settings of their own."""
-    return any(isinstance(value, Mapping) for value in rope.values())
+def _computed(rope: Any) -> bool:
+    """Whether these are rotary settings, and such as our GPT computes.
+
+    Some models turn a part of each head, or have settings of their own for
+    kinds of layers.
+    """
+    return (
+        isinstance(rope, Mapping)
+        and _rope_type(rope) in ("default", "llama3")
+        and rope.get("partial_rotary_factor") in (None, 1.0)
+        and not any(isinstance(value, Mapping) for value in rope.values())
+    )
+
+
+def _rope_type(rope: Settings) -> Any:
+    return rope.get("rope_type", rope.get("type", "default"))
 
 
 def biases_left_out(settings: Settings) -> list[str]:

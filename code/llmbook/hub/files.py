@@ -24,17 +24,23 @@ def shard_name(number: int, count: int) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file.
+    """The content of a JSON file: an object.
 
     Raises:
-        ValueError: it is not valid JSON.
+        ValueError: it is not valid JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not valid JSON ({error}). Download it again."
         ) from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}; expected an object, "
+            "{...}. Download it again."
+        )
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

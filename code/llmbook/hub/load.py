@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from llmbook import accounting
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
 
@@ -41,18 +43,18 @@ def from_pretrained(
         OSError: the download failed; the message says what to do.
     """
     folder = Path(name_or_dir)
-    if folder.suffix in PICKLED:
-        raise ValueError(_pickle_refusal(folder.name))
     if not folder.is_dir():
+        if folder.suffix in PICKLED:
+            raise ValueError(_pickle_refusal(folder.name))
         folder = download(os.fspath(name_or_dir), progress=progress)
     if not (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} has no {CONFIG}; expected it beside the weights."
         )
     settings = read_json(folder / CONFIG)
-    config = config_from_hub(settings)
-    tensors = _tensors(_weight_files(folder))
-    return _filled(config, tensors, biases_left_out(settings), dtype)
+    config, paths = config_from_hub(settings), _weight_files(folder)
+    _check_size(config, paths)
+    return _filled(config, _tensors(paths), biases_left_out(settings), dtype)
 
 
 def from_pretrained_gpt2(
@@ -186,29 +188,69 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[str]:
     """The file names in an index; a name may not leave the folder."""
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(
+            f"{index} has no weight_map, which says what file holds which "
+            "tensor. Download it again."
+        )
+    for name in weight_map.values():
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or not name.endswith(".safetensors")
+        ):
             raise ValueError(
                 f"{index.name} names the shard {name!r}; expected the bare "
                 "name of a safetensors file in the same folder."
             )
-    return names
+    return sorted(set(weight_map.values()))
+
+
+def _check_size(config: GPTConfig, paths: Sequence[Path]) -> None:
+    """Refuse a model that the files cannot hold, before it is built.
+
+    A number takes two bytes or more; but a file may leave biases out.
+    """
+    count = 0
+    for path in paths:
+        with _opened(path) as file:
+            count += len(file.keys())
+    held = sum(path.stat().st_size for path in paths)
+    needed = accounting.parameters(config)
+    if config.n_layer > count or needed > held:
+        raise ValueError(
+            "the weights do not fit the configuration beside them: it has "
+            f"{config.n_layer:,} layers and {needed:,} numbers, and they are "
+            f"{count:,} tensors in {held:,} bytes. Take both files from the "
+            "same model."
+        )
 
 
 def _tensors(paths: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of safetensors files, one at a time."""
     for path in paths:
-        try:
-            with safe_open(path, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118  (no mapping)
-                    yield name, opened.get_tensor(name)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"{path} is missing, though the index names it. Download it."
-            ) from error
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is damaged or no safetensors file ({error}). "
-                "Delete it and download it again."
-            ) from error
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (no mapping)
+                yield name, file.get_tensor(name)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file, open for reading.
+
+    Raises:
+        ValueError: it is missing, or no such file, or cut short.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing, though the index names it. Download it."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}). "
+            "Delete it and download it again."
+        ) from error

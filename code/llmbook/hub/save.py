@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -63,14 +64,23 @@ def save_pretrained(
         ValueError: no family of transformers has the model's parts; the
             tokenizer has more tokens than the model, or is no byte-level
             BPE; the model has adapters that are not merged; ``folder``
-            holds files of something else.
+            holds files of something else, or the program runs inside it;
+            a stop token is none of the tokenizer's.
+        OSError: it could not be written; what was there is untouched.
     """
     folder = Path(folder)
     _check_folder(folder)
     _check_model(model, tokenizer)
     contents = _contents(model, tokenizer)
     _add_chat(contents, tokenizer, chat_template, stop_tokens)
-    _write(contents, _shards(model, max_shard_size), folder)
+    shards = _shards(model, max_shard_size)
+    try:
+        _write(contents, shards, folder.resolve())
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{folder} could not be written ({error}). Choose a folder that "
+            "you may write to, on a disk that has room."
+        ) from error
     return folder
 
 
@@ -79,7 +89,8 @@ def _write(
 ) -> None:
     """Write a folder beside ``folder``, and put it in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
     try:
         beside.mkdir()
         for name, content in contents.items():
@@ -92,10 +103,10 @@ def _write(
 
 def _shards(model: GPT, most: int | None) -> list[dict[str, Tensor]]:
     """The model's tensors by transformers' names, cut into files."""
-    if most is not None and most < 1:
+    if most is not None and not (isinstance(most, int) and most >= 1):
         raise ValueError(
-            f"max_shard_size is {most}; expected a number of bytes, or None "
-            "for one file."
+            f"max_shard_size is {most!r}; expected a number of bytes, or "
+            "None for one file."
         )
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -157,9 +168,15 @@ def _add_chat(
     """Let the files say how a chat looks, and where an answer ends."""
     if chat_template is not None:
         contents[TOKENIZER_CONFIG]["chat_template"] = chat_template
+    special = tokenizer.special_tokens
+    unknown = [name for name in stop_tokens if name not in special]
+    if unknown:
+        raise ValueError(
+            f"stop_tokens has {unknown}; expected a list of the tokenizer's "
+            f"special tokens, {list(special)}."
+        )
     if stop_tokens:
-        names = [END_OF_TEXT, *stop_tokens]
-        special = tokenizer.special_tokens
+        names = dict.fromkeys([END_OF_TEXT, *stop_tokens])
         ends = [special[name] for name in names if name in special]
         contents[GENERATION]["eos_token_id"] = ends
 
@@ -181,6 +198,11 @@ def _check_model(model: GPT, tokenizer: Tokenizer) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Refuse to replace what :func:`save_pretrained` did not write."""
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"{str(folder)!r} is the folder that the program runs in, or "
+            "above it, and cannot be replaced. Give one inside it, by name."
+        )
     if folder.is_dir():
         found = {path.name for path in folder.iterdir()} - FILES
         foreign = sorted(n for n in found if not SHARD.fullmatch(n))

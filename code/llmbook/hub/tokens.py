@@ -18,8 +18,10 @@ from llmbook.tokenizer import (
     Tokenizer,
     gpt2,
 )
+from llmbook.tokenizer.bpe import N_BYTES
+from llmbook.tokenizer.files import FILE_FORMAT
 
-from .bpe import N_BYTES, HubTokenizer
+from .bpe import HubTokenizer, check_ids
 from .files import TOKENIZER, read_json
 from .repositories import GPT2_SIZES, REPOSITORIES, download
 
@@ -118,12 +120,9 @@ def halves(token: bytes, ranks: Mapping[bytes, int]) -> Pair:
     (b'lo', b'w')
     """
     parts = [bytes([value]) for value in token]
-
-    def rank(i: int) -> float:
-        return ranks.get(parts[i] + parts[i + 1], math.inf)
-
     while len(parts) > 2:
-        i = min(range(len(parts) - 1), key=rank)
+        found = [ranks.get(a + b, math.inf) for a, b in pairwise(parts)]
+        i = found.index(min(found))
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     left, right = parts
     return left, right
@@ -212,29 +211,43 @@ def _added_token(number: int, name: str) -> dict[str, Any]:
 def load_tokenizer(name_or_dir: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer of a model: a folder's ``tokenizer.json``, or a name's.
 
-    A :class:`BPETokenizer` where the first 256 ids are the bytes, as in
-    every tokenizer that the book trains; with GPT-2's order of ids, a
+    The file is Hugging Face's, or what :meth:`BPETokenizer.save` wrote. A
+    :class:`BPETokenizer` where the first 256 ids are the bytes, as in every
+    tokenizer that the book trains; with GPT-2's order of ids, a
     :class:`TiktokenTokenizer`; with any other order a
     :class:`HubTokenizer`. Names are those of :data:`REPOSITORIES`.
+
+    A file brings its own pattern, and a pattern can be made to run for
+    hours; so take files from people whom you trust with your time.
 
     Raises:
         ValueError: there is no such file, or its tokenizer does something
             that none of the three does.
-        OSError: it has to be downloaded, and that failed; GPT-2's, by its
-            name, is a RuntimeError then.
+        OSError: it has to be downloaded, and that failed.
     """
-    name, folder = os.fspath(name_or_dir), Path(name_or_dir)
-    if not folder.is_dir() and name in GPT2_SIZES:
-        return gpt2()
-    if not folder.is_dir() and name in REPOSITORIES:
-        folder = download(name, [TOKENIZER])
-    path = folder / TOKENIZER
+    name, path = os.fspath(name_or_dir), Path(name_or_dir)
+    if not path.exists() and name in GPT2_SIZES:
+        return _gpt2()
+    if not path.exists() and name in REPOSITORIES:
+        path = download(name, [TOKENIZER])
+    if path.is_dir():
+        path /= TOKENIZER
     if not path.is_file():
         raise ValueError(
-            f"{folder} has no {TOKENIZER}; expected a folder that "
-            "save_pretrained wrote, of a model with its tokenizer."
+            f"there is no {path}; expected a {TOKENIZER}, a folder that has "
+            f"one, or a name of {', '.join(REPOSITORIES)}."
         )
-    return tokenizer_from_hub(read_json(path))
+    content = read_json(path)
+    if content.get("format") == FILE_FORMAT:
+        return BPETokenizer.load(path)
+    return tokenizer_from_hub(content)
+
+
+def _gpt2() -> Tokenizer:
+    try:
+        return gpt2()
+    except RuntimeError as error:  # no file and no network
+        raise OSError(str(error)) from error
 
 
 def tokenizer_from_hub(content: dict[str, Any]) -> Tokenizer:
@@ -253,7 +266,7 @@ def tokenizer_from_hub(content: dict[str, Any]) -> Tokenizer:
         }
         merges = [_pair(merge) for merge in content["model"]["merges"]]
         return _tokenizer(ids, merges, special, pattern)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{TOKENIZER} lacks what a byte-level BPE has ({error!r}). Save "
             "the model again."
@@ -262,8 +275,12 @@ def tokenizer_from_hub(content: dict[str, Any]) -> Tokenizer:
 
 def _pair(merge: str | list[str]) -> Pair:
     """A merge, written as "a b", or as ["a", "b"] by newer libraries."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return as_bytes(left), as_bytes(right)
+    parts = merge.split(" ") if isinstance(merge, str) else merge
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(
+            f"{TOKENIZER} has the merge {merge!r}; expected two tokens."
+        )
+    return as_bytes(parts[0]), as_bytes(parts[1])
 
 
 def _pattern(content: dict[str, Any]) -> str:
@@ -272,8 +289,11 @@ def _pattern(content: dict[str, Any]) -> str:
     Raises:
         ValueError: it does something else.
     """
-    model, steps = content["model"], content["pre_tokenizer"]
-    *cuts, last = steps.get("pretokenizers", [steps])
+    # The oldest files, such as GPT-2's own, leave the type out.
+    model = {"type": "BPE"} | content["model"]
+    steps = content["pre_tokenizer"]
+    steps = steps.get("pretokenizers", [steps])
+    cuts, last = steps[:-1], steps[-1]
     pattern = DIGITS_PATTERN if cuts == [DIGITS] else GPT2_PATTERN
     whole = cuts in ([], [DIGITS])  # ByteLevel itself goes on with GPT-2's
     if not whole:
@@ -306,14 +326,23 @@ def _tokenizer(
     pattern: str,
 ) -> Tokenizer:
     """Ours, where its ids are the file's; tiktoken's, where it can be."""
-    ranks = [ids[left + right] for left, right in merges]
-    in_order = all(first < then for first, then in pairwise(ranks))
-    if not in_order or len(ids) != N_BYTES + len(ranks):
+    check_ids(ids, special)
+    made = [left + right for left, right in merges]
+    ranks = [ids[token] for token in made]
+    tokens = [*(bytes([value]) for value in range(N_BYTES)), *made]
+    if ids == {token: i for i, token in enumerate(tokens)}:
+        names = sorted(special, key=special.get)
+        return BPETokenizer(merges, names, pattern)
+    if not (
+        pattern in (GPT2_PATTERN, DIGITS_PATTERN)
+        and ids.keys() == set(tokens)
+        and all(first < then for first, then in pairwise(ranks))
+        and all(
+            halves(left + right, ids) == (left, right)
+            for left, right in merges
+        )
+    ):
         return HubTokenizer(merges, ids, special, pattern)
-    ours = BPETokenizer(merges, sorted(special, key=special.get), pattern)
-    found = {ours.token_bytes(i): i for i in range(len(ids))}
-    if found == ids and ours.special_tokens == special:
-        return ours
     import tiktoken
 
     return TiktokenTokenizer(
