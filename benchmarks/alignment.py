@@ -59,17 +59,13 @@ from llmbook.alignment import (
     reinforce,
     training_chats,
     with_chat_tokens,
-    world_chats,
     world_preferences,
     world_problems,
 )
 from llmbook.alignment import reward as rewarding
-from llmbook.alignment.chat import decode_reply
-from llmbook.alignment.data import prompt_text
-from llmbook.batching import generate_batch
 from llmbook.config import TrainConfig
 from llmbook.corpus import load_corpus
-from llmbook.evaluation.models import cut_at, weights_hash
+from llmbook.evaluation.models import weights_hash
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer, Tokenizer
 from llmbook.train import Callback, History, evaluate, train

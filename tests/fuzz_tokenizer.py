@@ -218,7 +218,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["llmbook.tokenizer"]):
         import llmbook.tokenizer.counting
         import llmbook.tokenizer.files
-        import llmbook.tokenizer.joining
+        import llmbook.tokenizer.joining  # noqa: F401
     checks = Checks(atheris.FuzzedDataProvider)
     options = "-max_len=4096", "-len_control=0", "-print_final_stats=1"
     arguments = [*sys.argv, f"-timeout={TIMEOUT}", *options]

@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 
 from llmbook import aligned, checkpoint, cli
 from llmbook.alignment import (
-    ROLE_TOKENS,
     answer,
     encode_prompt,
     save_chat_model,
     with_chat_tokens,
 )
-from llmbook.cli import chatting
 from llmbook.cli.chatting import (
     Talk,
     take_turn,

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from llmbook.corpus import load_corpus
 from llmbook.tokenizer import (
-    END_OF_TEXT,
     GPT2_PATTERN,
     BPETokenizer,
     apply_merges,

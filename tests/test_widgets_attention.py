@@ -13,7 +13,7 @@ import torch
 
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
-from llmbook.tokenizer import END_OF_TEXT, BPETokenizer, WordTokenizer
+from llmbook.tokenizer import END_OF_TEXT, BPETokenizer
 from llmbook.widgets import AttentionExplorer
 from llmbook.widgets._base import LIVE_VARIABLE
 from llmbook.widgets.attention_sums import UNIT, rounded, units, written

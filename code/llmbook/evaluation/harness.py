@@ -23,7 +23,7 @@ from llmbook.evaluation.models import GPTModel, LanguageModel
 from llmbook.evaluation.multiple_choice import CLOZE, LETTERED, ChoiceTask
 from llmbook.evaluation.perplexity import PerplexityTask
 from llmbook.evaluation.results import Results
-from llmbook.evaluation.tasks import Options, Record, Task, hashed
+from llmbook.evaluation.tasks import Options, Record, Task
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
 
