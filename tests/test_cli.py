@@ -119,6 +119,15 @@ def test_tokenize_shows_ids_and_bytes(folder, capsys):
     assert "299" not in out  # text never becomes a control token
 
 
+def test_tokenize_says_what_it_cannot_read(tmp_path, capsys):
+    path = tmp_path / "tokenizer.json"
+    for text, why in ((None, "there is no "), ("[]", "holds a list")):
+        if text is not None:
+            path.write_text(text)
+        assert cli.main(["tokenize", "x", f"--tokenizer={path}"]) == 1
+        assert why in capsys.readouterr().err
+
+
 def test_corpus_writes_the_world_and_a_manifest(tmp_path, capsys):
     out = tmp_path / "lull"
     arguments = ["corpus", "world", "--documents=60", "--out", str(out)]

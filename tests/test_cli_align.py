@@ -260,6 +260,23 @@ def test_a_gpt2_of_hugging_face_learns_to_answer(place, tmp_path, capsys):
     assert cli.main(["generate", str(tmp_path / "dpo"), "Who"]) == 0
 
 
+def test_a_tokenizer_of_the_hub_that_cannot_grow_is_told(
+    place, tmp_path, capsys
+):
+    ids = {bytes([value]): 256 - value for value in range(256)}
+    theirs = hub.HubTokenizer([], ids, {"<|endoftext|>": 0}, r"[\s\S]")
+    folder = hub.save_pretrained(untaught(257), theirs, tmp_path / "smol")
+    for stage in ("sft", "dpo", "grpo"):
+        assert align(place, stage, tmp_path / "out", model=folder) == 1
+        assert "smol cannot be taught to answer" in capsys.readouterr().err
+    assert cli.main(["chat", str(folder), "--message=Who?"]) == 1
+    assert "Begin with a GPT-2, or with" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["generate", str(folder), "Who"]) == 0
+    assert cli.main(["tokenize", "Who", f"--tokenizer={folder}"]) == 0
+    assert "    169  b'W'" in capsys.readouterr().out
+
+
 def watched(monkeypatch, name, callback):
     """Let a front end call back after each step."""
     front_end = getattr(aligning, name)
