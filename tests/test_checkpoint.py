@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -160,6 +161,25 @@ def test_weights_alone_cannot_resume_an_optimizer(tmp_path):
 def test_a_model_without_configuration_cannot_be_built(tmp_path):
     path = checkpoint.save(tmp_path / "a.safetensors", nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match="no configuration"):
+        checkpoint.load_model(path)
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ({"positions": "spiral"}, "positions is 'spiral'"),
+        ({"bias": "false"}, "bias is 'false'"),
+        ({"mystery": 3}, "mystery"),
+    ],
+)
+def test_a_model_of_parts_not_known_here_is_refused(values, words, tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", trained(0)[0])
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[checkpoint.FORMAT])
+    header["config"] |= values
+    metadata = {checkpoint.FORMAT: json.dumps(header)}
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=f"cannot build: .*{words}"):
         checkpoint.load_model(path)
 
 

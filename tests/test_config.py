@@ -89,6 +89,9 @@ def test_llamas_own_widths_are_given_and_not_worked_out():
         ({"rope_scaling": {"rope_type": "yarn"}}, "expected a RopeScaling"),
         ({"rope_scaling": {"factor": 0.5}}, "factor is 0.5"),
         ({"dropout": "0.1"}, "dropout is '0.1'"),
+        ({"norm_eps": True}, "norm_eps is True"),
+        ({"bias": "false"}, "bias is 'false'; expected True or False"),
+        ({"tie_weights": None}, "tie_weights is None"),
         ({"norm_eps": None}, "norm_eps is None"),
         ({"init_std": float("nan")}, "init_std is nan"),
     ],
@@ -103,6 +106,8 @@ def test_what_does_not_fit_together_is_named(changes, words):
     [
         ({"low_freq_factor": 4.0, "high_freq_factor": 4.0}, "0 < low < high"),
         ({"low_freq_factor": 0.0}, "0 < low < high"),
+        ({"low_freq_factor": "1"}, "low_freq_factor is '1'"),
+        ({"high_freq_factor": float("inf")}, "high_freq_factor is inf"),
         ({"original_context_length": 0}, "original_context_length is 0"),
         ({"factor": float("inf")}, "factor is inf"),
     ],

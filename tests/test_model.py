@@ -355,7 +355,16 @@ def test_ids_out_of_range_are_named_with_the_vocabulary(bad):
 
 
 @pytest.mark.parametrize(
-    "idx", [torch.tensor([1, 2]), torch.zeros(1, 2), torch.zeros(1, 0).long()]
+    "idx",
+    [
+        torch.tensor([1, 2]),
+        torch.zeros(1, 2),
+        torch.zeros(1, 0).long(),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.ones(1, 2, dtype=torch.uint8),
+        torch.ones(1, 2, dtype=torch.complex64),
+    ],
+    ids=lambda idx: f"{tuple(idx.shape)} {idx.dtype}",
 )
 def test_what_is_no_batch_of_ids_is_refused(idx):
     with pytest.raises(ValueError, match="expected whole numbers"):

@@ -128,8 +128,10 @@ class KVCache:
         T, places = k.shape[-2], self.keys.shape[-2]
         end, kept = self.length + T, min(T, places)
         slots = torch.arange(end - kept, end, device=k.device) % places
-        self.keys[layer][:, :, slots] = k[:, :, -kept:].detach()
-        self.values[layer][:, :, slots] = v[:, :, -kept:].detach()
+        # Under autocast they come in 16 bits, and are not cast by themselves.
+        k, v = k.detach().to(self.keys), v.detach().to(self.values)
+        self.keys[layer][:, :, slots] = k[:, :, -kept:]
+        self.values[layer][:, :, slots] = v[:, :, -kept:]
 
     def _check_whole(self, layer: int) -> None:
         """Refuse to go on after a pass that ended half-way."""

@@ -160,14 +160,25 @@ def restore(
 
 
 def load_model(path: str | Path) -> GPT:
-    """Build the model that a checkpoint describes, with its weights."""
+    """Build the model that a checkpoint describes, with its weights.
+
+    Raises:
+        CheckpointError: it describes none, or none that can be built here.
+    """
     checkpoint = load(path)
     if not checkpoint.state["config"]:
         raise CheckpointError(
             f"{path} holds no configuration, so the model cannot be built "
             "from it. Build the model yourself and use restore()."
         )
-    model = GPT(GPTConfig(**checkpoint.state["config"]))
+    try:
+        config = GPTConfig(**checkpoint.state["config"])
+    except (TypeError, ValueError) as error:  # TypeError: an unknown name
+        raise CheckpointError(
+            f"{path} describes a model that this package cannot build: "
+            f"{error} Install the llmbook that wrote it."
+        ) from error
+    model = GPT(config)
     restore(checkpoint, model)
     return model.eval()
 

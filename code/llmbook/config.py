@@ -30,9 +30,18 @@ def _at_least(name: str, value: int, least: int) -> None:
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:
-    if not isinstance(value, Real) or not low <= value <= high:  # NaN: false
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not low <= value <= high:  # NaN: false
         raise ValueError(
             f"{name} is {value!r}; expected a number from {low} to {high}."
+        )
+
+
+def _switch(name: str, value: bool) -> None:
+    if not isinstance(value, bool):  # the text "false" would count as true
+        raise ValueError(
+            f"{name} is {value!r}; expected True or False (in JSON true or "
+            "false, without quotation marks)."
         )
 
 
@@ -65,6 +74,8 @@ class RopeScaling:
     def __post_init__(self) -> None:
         _between("rope_scaling.factor", self.factor, 1.0, 1e6)
         low, high = self.low_freq_factor, self.high_freq_factor
+        _between("rope_scaling.low_freq_factor", low, 0.0, 1e6)
+        _between("rope_scaling.high_freq_factor", high, 0.0, 1e6)
         if not 0 < low < high:
             raise ValueError(
                 f"rope_scaling has low_freq_factor {low!r} and "
@@ -185,6 +196,8 @@ class GPTConfig:
                 )
 
     def _check_parts(self) -> None:
+        _switch("bias", self.bias)
+        _switch("tie_weights", self.tie_weights)
         _one_of("norm", self.norm, NORMS)
         _one_of("feed_forward", self.feed_forward, FEED_FORWARDS)
         if self.d_ff is not None:

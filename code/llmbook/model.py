@@ -27,6 +27,7 @@ from llmbook.positions import (
     with_positions,
 )
 
+ID_TYPES = (torch.int64, torch.int32)  # those that an embedding looks up
 # A block adds to the residual stream twice; these matrices write the sums.
 RESIDUAL_WRITERS = ("attention.output.weight", "down.weight")
 
@@ -81,16 +82,16 @@ def check_ids(idx: Tensor, vocab_size: int) -> None:
     """Refuse what is not a batch of token ids.
 
     Raises:
-        ValueError: ``idx`` is not a non-empty whole-number tensor (B, T),
-            or an id is outside 0 ... vocab_size - 1.
+        ValueError: ``idx`` is not a non-empty tensor (B, T) of int64 or
+            int32, or an id is outside 0 ... vocab_size - 1.
 
     >>> check_ids(torch.tensor([[0, 3]]), vocab_size=4)
     """
-    if idx.ndim != 2 or idx.numel() == 0 or idx.is_floating_point():
+    if idx.ndim != 2 or idx.numel() == 0 or idx.dtype not in ID_TYPES:
         raise ValueError(
             f"got ids of shape {tuple(idx.shape)} and {idx.dtype}; expected "
-            "whole numbers (B, T), at least one. Wrap one sequence as "
-            "torch.tensor([ids])."
+            "whole numbers (B, T) as torch.int64, at least one. Wrap one "
+            "sequence as torch.tensor([ids])."
         )
     if torch.compiler.is_compiling():
         return  # looking at the values would break the graph

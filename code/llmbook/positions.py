@@ -238,7 +238,8 @@ def with_alibi(attend: Attend, places: Tensor) -> Attend:
     see that. So each key carries its position, and each query its head's
     slope m; any ``attend`` then computes the penalty without knowing of
     it. The position travels as two numbers, its multiple of 256 and the
-    rest, which 16 bits hold exactly. Source: Press et al. 2022, section 3.
+    rest, which 16 bits hold exactly up to 65,504, float16's largest number.
+    Source: Press et al. 2022, section 3.
     """
     rest = places % EXACT_IN_BF16
     carried = torch.stack([places - rest, rest], dim=-1)  # (..., T, 2)
