@@ -17,7 +17,7 @@ from llmbook.model import GPT
 
 from .families import biases_left_out, config_from_hub, family
 from .files import CONFIG, INDEX, WEIGHTS, read_json
-from .names import HEAD, NAMES, empty_state, layout, short_name
+from .names import HEAD, NAMES, layout, short_name
 from .repositories import download
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -116,8 +116,11 @@ def _filled(
 
     ``without_bias`` are parts of their blocks whose biases stay zero.
     """
-    shapes, names = empty_state(config), NAMES[family(config)]
-    state, places = Zeros(shapes, dtype), layout(config)
+    names = NAMES[family(config)]
+    with torch.device("meta"):  # shapes alone: nothing is drawn, then lost
+        model = GPT(config)
+    shapes = model.state_dict()
+    state, places = Zeros(shapes, dtype), layout(config, shapes)
     for name in [*places]:
         if name.endswith("bias") and any(p in name for p in without_bias):
             del places[name]
@@ -136,8 +139,6 @@ def _filled(
         else:
             place.of(state).copy_(tensor)
     _refuse([*places], foreign, unlike)
-    with torch.device("meta"):  # nothing is drawn, then lost
-        model = GPT(config)
     model.load_state_dict({n: state[n] for n in shapes}, assign=True)
     return model.requires_grad_(True).eval()
 

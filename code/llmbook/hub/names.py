@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from llmbook.config import GPTConfig
@@ -98,6 +97,7 @@ class Place:
     def of(self, state: Mapping[str, Tensor]) -> Tensor:
         """The place itself, in their shape: writing to it fills ours.
 
+        >>> import torch
         >>> state = {"up.weight": torch.zeros(2, 3)}
         >>> Place("up.weight", turned=True).of(state).fill_(1).shape
         torch.Size([3, 2])
@@ -110,17 +110,17 @@ class Place:
         return tensor.T if self.turned else tensor
 
 
-def layout(config: GPTConfig) -> dict[str, Place]:
-    """Where each tensor of transformers' model lies in ours.
+def layout(config: GPTConfig, ours: Mapping[str, Tensor]) -> dict[str, Place]:
+    """Where each tensor of transformers' model lies in our state, ``ours``.
 
     Keyed by their names without the prefix.
 
-    >>> places = layout(GPTConfig(n_layer=1))
+    >>> model = GPT(GPTConfig(n_layer=1))
+    >>> places = layout(model.config, model.state_dict())
     >>> places["h.0.mlp.c_fc.weight"].name
     'blocks.0.feed_forward.up.weight'
     """
-    names, ours = NAMES[family(config)], empty_state(config)
-    rows = _rows(config)
+    names, rows = NAMES[family(config)], _rows(config)
     places = {theirs: Place(name) for theirs, name in names.outside.items()}
     for layer in range(config.n_layer):
         for theirs, part in names.in_block.items():
@@ -144,12 +144,6 @@ def _rows(config: GPTConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def empty_state(config: GPTConfig) -> dict[str, Tensor]:
-    """The names and shapes of a GPT's tensors, which hold no numbers."""
-    with torch.device("meta"):
-        return GPT(config).state_dict()
-
-
 def short_name(name: str, names: Names) -> str | None:
     """Their ``name`` without its prefix; None for what is no weight.
 
@@ -169,7 +163,7 @@ def their_tensors(model: GPT) -> Iterator[tuple[str, Tensor]]:
     """
     config, state = model.config, model.state_dict()
     names = NAMES[family(config)]
-    for short, place in layout(config).items():
+    for short, place in layout(config, state).items():
         tensor = place.of(state).detach()
         name = short if short == HEAD else names.prefix + short
         yield name, tensor
