@@ -121,6 +121,8 @@ def test_fewer_axes_and_a_batch_of_one_are_understood(shape):
         (torch.tensor([[2.0, 0.0], [1.0, 3.0]]), TOKENS[:2], "softmax"),
         (torch.eye(65), ["a"] * 65, "at most 64"),
         (torch.ones(0, 0), [], "expected"),
+        (torch.tensor([[1.0, 0.0], [2.0, -1.0]]), TOKENS[:2], "negative"),
+        (torch.tensor([[1.0, 0.0], [math.nan, 0.5]]), TOKENS[:2], "NaN"),
     ],
 )
 def test_weights_that_cannot_be_are_refused(weights, tokens, message):
@@ -148,6 +150,9 @@ def test_a_choice_out_of_range_is_an_error_that_names_the_range():
     with pytest.raises(traitlets.TraitError):
         figure.head = "first"
     assert figure.layer == 0
+    for wrong in ({"layer": 2}, {"head": 3}, {"query": 4}, {"query": -1}):
+        with pytest.raises(ValueError, match=r"expected a value from 0"):
+            AttentionExplorer(attention_weights(), TOKENS, **wrong)
 
 
 # ------------------------------------------------------------- sampling

@@ -246,10 +246,42 @@ def test_what_cannot_be_opened_or_switched_is_refused(figure):
         plain.opened = True
     with pytest.raises(ValueError, match="from_model"):
         plain.off = [(0, 0)]
-    for wrong in ([(2, 0)], [(0, 4)], [(-1, 0)], [(0,)]):
+    for wrong in ([(2, 0)], [(0, 4)], [(-1, 0)], [(0,)], [(0.5, 1)], [0, 1]):
         with pytest.raises(ValueError, match="heads 0 to 3"):
             figure.off = wrong
     assert plain.opened is False and figure.off == []
+
+
+def test_a_head_named_twice_is_off_once(plain_model, tokenizer):
+    figure = AttentionExplorer.from_model(
+        plain_model, tokenizer, TEXT, off=[(1, 2), (1, 2)]
+    )
+    assert figure.off == [[1, 2]] and figure.outcome == {}
+
+
+def test_what_is_shown_stays_when_the_model_is_trained_on(tokenizer):
+    model = small_model(tokenizer)
+    figure = AttentionExplorer.from_model(model, tokenizer, TEXT, off=[(0, 1)])
+    before = figure.prediction
+    with torch.no_grad():
+        model.blocks[0].attention.output.weight.mul_(-1)
+    assert figure.prediction == before
+
+
+def test_a_model_that_broke_down_is_refused_with_the_reason(tokenizer):
+    model = small_model(tokenizer)
+    with torch.no_grad():
+        model.final_norm.weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="NaN as logits"):
+        AttentionExplorer.from_model(model, tokenizer, TEXT)
+
+
+def test_numbers_too_large_for_their_last_place_are_refused():
+    q = torch.full((1, 1, 2, 4), 3e5)
+    weights = [[1.0, 0.0], [0.5, 0.5]]
+    k = torch.zeros_like(q)
+    with pytest.raises(ValueError, match="hold 300000"):
+        AttentionExplorer(weights, ["a", "b"], queries=q, keys=k)
 
 
 def test_queries_and_keys_of_another_head_are_refused():
@@ -346,6 +378,14 @@ def test_tokens_that_read_as_mathematics_are_printed_as_they_are():
         weights, ["$x$", "a$"], queries=q, keys=k, opened=True
     )
     assert "a$ asks $x$" in printed(figure)
+
+
+def test_print_counts_many_heads_that_are_off(plain_model, tokenizer):
+    off = [(0, head) for head in range(4)]
+    figure = AttentionExplorer.from_model(
+        plain_model, tokenizer, TEXT, off=off
+    )
+    assert "filled: 4 heads off" in printed(figure)
 
 
 def test_live_python_runs_what_the_page_asks_for(

@@ -98,6 +98,11 @@ def test_what_cannot_be_turned_is_refused(query, key, message):
 def test_positions_out_of_range_are_refused():
     with pytest.raises(ValueError, match="positions is 1"):
         dial(positions=1)
+    with pytest.raises(ValueError, match=r"positions is 8\.5"):
+        dial(positions=8.5)
+    for theta in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="theta is"):
+            RotaryDial(QUERY, KEY, theta=theta)
     with pytest.raises(ValueError, match=r"key_position is 32; .* 0 to 31"):
         dial(key_position=32)
     figure = dial()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import os
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HTML = Path(os.environ.get("LLMBOOK_HTML") or ROOT / "_build" / "html")
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--no-sandbox",
@@ -20,6 +22,11 @@ QUIET = (
     "--disable-sync",
 )
 THEMES = ("light", "dark")
+WIDE = {"width": 900, "height": 900}
+PIXEL = base64.b64decode(  # a picture of one pixel: drawing takes a second
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
+    "cQAAAABJRU5ErkJggg=="
+)
 
 
 class SilentHandler(http.server.SimpleHTTPRequestHandler):
@@ -74,3 +81,14 @@ def record(page, base: str) -> Record:
         ),
     )
     return kept
+
+
+def violations(page) -> list[tuple[str, str, str]]:
+    """What axe finds: rule, markup and remedy of each element."""
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run()")["violations"]
+    return [
+        (v["id"], n["html"][:120], n["failureSummary"])
+        for v in found
+        for n in v["nodes"]
+    ]

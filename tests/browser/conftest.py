@@ -14,7 +14,9 @@ import pytest
 from tests.browser.browsing import (
     CHROMIUM,
     HTML,
+    PIXEL,
     QUIET,
+    WIDE,
     SilentHandler,
     Site,
     record,
@@ -90,3 +92,50 @@ def new_page(browser, site):
 def page(new_page):
     """An empty page of the site's origin, for tests that go elsewhere."""
     return new_page("search.html")[0]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder that is read from disk and served, and both addresses."""
+    path = tmp_path_factory.mktemp("pages")
+    handler = functools.partial(SilentHandler, directory=str(path))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    served = f"http://127.0.0.1:{server.server_port}"
+    yield path, {"file": path.as_uri(), "http": served}
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def show(browser, folder):
+    """Open figures in a page; nothing may be asked for or complained of."""
+    contexts, records = [], []
+    path, bases = folder
+
+    def open_page(
+        *figures, at="", viewport=WIDE, theme="light", scheme="file", **more
+    ):
+        body = "".join(f.to_html(PIXEL) for f in figures)
+        (path / "page.html").write_text(
+            f'<!doctype html><html lang="en" data-theme="{theme}"><head>'
+            '<meta charset="utf-8"><title>Page</title>'
+            '<link rel="icon" href="data:,"></head><body>'
+            f'<main><h1 id="top">Page</h1>{body}</main></body></html>',
+            "utf-8",
+        )
+        context = browser.new_context(viewport=viewport, **more)
+        contexts.append(context)
+        page = context.new_page()
+        records.append(record(page, bases[scheme]))
+        page.goto(f"{bases[scheme]}/page.html{at}")
+        page.locator(".root[data-theme]").first.wait_for()
+        page.wait_for_timeout(60)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [kept.left() + kept.errors for kept in records] == [[]] * len(
+        records
+    )

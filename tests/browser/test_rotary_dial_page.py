@@ -1,18 +1,14 @@
 """The rotary dial in Chromium: its numbers are those of positions.rotate."""
 
-import base64
+import re
 
 import pytest
 from playwright.sync_api import expect
 
 from llmbook.widgets import RotaryDial
-from tests.browser.browsing import ROOT, record
+from tests.browser.browsing import PIXEL, WIDE, violations
 
-WIDE, NARROW = {"width": 900, "height": 900}, {"width": 390, "height": 800}
-PIXEL = base64.b64decode(  # a picture of one pixel: drawing takes a second
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
-    "cQAAAABJRU5ErkJggg=="
-)
+NARROW = {"width": 390, "height": 800}
 QUERY, KEY = [1.0, 0.2, 0.3, 0.9], [0.8, -0.5, 0.6, 0.7]
 EXACT = 1e-9
 
@@ -21,34 +17,6 @@ def new_dial(**values):
     return RotaryDial(
         QUERY, KEY, theta=100.0, query_position=8, key_position=3, **values
     )
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Open figures in a page; nothing may be asked for or complained of."""
-    contexts, records = [], []
-
-    def open_page(*figures, viewport=WIDE, theme="light"):
-        body = "".join(f.to_html(PIXEL) for f in figures)
-        file = tmp_path / "page.html"
-        file.write_text(
-            f'<!doctype html><html lang="en" data-theme="{theme}"><head>'
-            '<meta charset="utf-8"><title>Page</title></head><body>'
-            f"<main><h1>Page</h1>{body}</main></body></html>",
-            "utf-8",
-        )
-        context = browser.new_context(viewport=viewport)
-        contexts.append(context)
-        page = context.new_page()
-        records.append(record(page, file.as_uri()))
-        page.goto(file.as_uri())
-        page.locator(".root .product").first.wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [kept.left() + kept.errors for kept in records] == [[]]
 
 
 def settled(page):
@@ -138,9 +106,9 @@ def test_the_table_has_the_product_at_every_distance(show):
     figure = new_dial(positions=6 + 3)
     page = show(figure)
     page.locator("summary").click()
-    rows = page.locator(".distances tbody tr")
+    rows = page.locator("details tbody tr")
     expect(rows).to_have_count(17)
-    values = page.locator(".distances data").evaluate_all(
+    values = page.locator("details data").evaluate_all(
         "all => all.map(d => Number(d.value))"
     )
     for distance, value in zip(range(-8, 9), values, strict=True):
@@ -156,13 +124,36 @@ def test_the_dials_say_in_words_where_the_hands_point(show):
     face = page.locator(".dial svg")
     expect(face).to_have_attribute(
         "aria-label",
-        "the pair: the query points to 0°, the key to 90°",
+        "the pair: the query points to 0°, the key points to 90°",
     )
     slider(page, "query at").fill("1")  # one radian
     expect(face).to_have_attribute(
         "aria-label",
-        "the pair: the query points to 57°, the key to 90°",
+        "the pair: the query points to 57°, the key points to 90°",
     )
+
+
+def test_the_curve_s_axis_fits_whatever_the_size_of_the_numbers(show):
+    page = show(
+        RotaryDial([0.1, 0.2], [0.05, 0.1]), RotaryDial([1e3, 2e3], [500, 100])
+    )
+    curves = page.locator(".curve")
+    expect(curves.nth(0).get_by_text("0.025", exact=True)).to_be_visible()
+    expect(curves.nth(1).get_by_text("−1.1M", exact=True)).to_be_visible()
+
+
+def test_a_hand_of_no_length_points_nowhere(show):
+    page = show(RotaryDial([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]))
+    faces = page.locator(".dial svg")
+    for i, words in enumerate(
+        (
+            "the query is zero, the key points to 45°",
+            "the query points to 45°, the key is zero",
+        )
+    ):
+        name = re.compile(words + "$")
+        expect(faces.nth(i)).to_have_attribute("aria-label", name)
+    expect(faces.nth(0).locator(".head.query")).to_be_hidden()
 
 
 def test_two_dials_on_a_page_keep_to_themselves(show):
@@ -183,9 +174,9 @@ def test_without_scripts_the_picture_stands_there(browser):
     context.close()
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 4])
 @pytest.mark.parametrize(
-    ("theme", "viewport"), [("light", WIDE), ("dark", NARROW)]
+    ("pairs", "theme", "viewport"),
+    [(1, "light", NARROW), (2, "light", WIDE), (4, "dark", NARROW)],
 )
 def test_axe_finds_nothing_and_nothing_sticks_out(
     show, pairs, theme, viewport
@@ -195,13 +186,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(
     page = show(figure, theme=theme, viewport=viewport)
     page.locator("details").evaluate_all("all => all.map(d => d.open = true)")
     settled(page)
-    page.add_script_tag(path=ROOT / "node_modules/axe-core/axe.min.js")
-    found = page.evaluate("axe.run()")["violations"]
-    assert [
-        (v["id"], n["html"][:120], n["failureSummary"])
-        for v in found
-        for n in v["nodes"]
-    ] == []
+    assert violations(page) == []
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= viewport["width"]
 

@@ -1,6 +1,5 @@
 """The interactive figures in a page without a kernel, from ``file://``."""
 
-import base64
 import html
 import json
 
@@ -10,15 +9,11 @@ from playwright.sync_api import expect
 
 from llmbook.widgets import AttentionExplorer, SamplingExplorer
 from tests.browser import trained
-from tests.browser.browsing import ROOT, record
+from tests.browser.browsing import PIXEL, WIDE, violations
 
 CONTEXTS = ("Ona lost the", "Ona lost the kite, but")
 HOSTILE = "</script><script>document.title='taken'</script>\u2028<b>"
-WIDE, NARROW = {"width": 900, "height": 900}, {"width": 390, "height": 800}
-PIXEL = base64.b64decode(  # a picture of one pixel: drawing takes a second
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+k"
-    "cQAAAABJRU5ErkJggg=="
-)
+NARROW = {"width": 390, "height": 800}
 
 
 @pytest.fixture(scope="module")
@@ -31,44 +26,6 @@ def attention():
 def sampling():
     rows, tokens = trained.logits(*CONTEXTS)
     return SamplingExplorer(rows, tokens, contexts=CONTEXTS, seed=3)
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    """Open figures in a page; nothing may be asked for or complained of."""
-    contexts, records = [], []
-
-    def open_page(*figures, viewport=WIDE, theme="light"):
-        body = "".join(f.to_html(PIXEL) for f in figures)
-        page_file = tmp_path / "page.html"
-        page_file.write_text(
-            f'<!doctype html><html lang="en" data-theme="{theme}"><head>'
-            '<meta charset="utf-8"><title>Page</title></head><body>'
-            f"<main><h1>Page</h1>{body}</main></body></html>",
-            "utf-8",
-        )
-        context = browser.new_context(viewport=viewport)
-        contexts.append(context)
-        page = context.new_page()
-        records.append(record(page, page_file.as_uri()))
-        page.goto(page_file.as_uri())
-        page.locator(".root[data-theme]").first.wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert [kept.left() + kept.errors for kept in records] == [[]]
-
-
-def violations(page):
-    page.add_script_tag(path=ROOT / "node_modules/axe-core/axe.min.js")
-    found = page.evaluate("axe.run()")["violations"]
-    return [
-        (v["id"], n["html"][:120], n["failureSummary"])
-        for v in found
-        for n in v["nodes"]
-    ]
 
 
 def cell(page, query, key):
@@ -138,16 +95,6 @@ def test_a_masked_cell_is_hatched_and_says_so(show, attention):
     )
 
 
-def test_a_token_in_the_sentence_becomes_the_query(show, attention):
-    page = show(attention)
-    page.locator(".strip button").nth(4).hover()
-    best = int(attention.weights[0, 0, 4].argmax())
-    expect(page.locator(".rowheader.chosen")).to_have_text(",")
-    expect(page.locator(".columnheader.chosen")).to_have_text(
-        attention.tokens[best]
-    )
-
-
 def test_the_keyboard_alone_reaches_every_part_of_the_map(show, attention):
     page = show(attention)
     page.keyboard.press("Tab")  # the small maps
@@ -191,19 +138,6 @@ def test_a_token_that_reads_as_a_tag_shows_as_text(show):
     expect(page.locator("tr.kept th").nth(1)).to_have_text(written)
     assert page.title() == "Page"
     assert page.locator("main b").count() == 0
-
-
-def test_two_maps_on_a_page_keep_to_themselves(show, attention):
-    page = show(attention, attention)
-    hosts = page.locator(".llm-explorer")
-    expect(hosts).to_have_count(2)
-    hosts.nth(0).get_by_role("combobox", name="Head").select_option("2")
-    expect(hosts.nth(0).get_by_role("combobox", name="Head")).to_have_value(
-        "2"
-    )
-    expect(hosts.nth(1).get_by_role("combobox", name="Head")).to_have_value(
-        "0"
-    )
 
 
 def test_without_scripts_the_picture_stands_there(attention, browser):

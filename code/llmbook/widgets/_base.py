@@ -26,7 +26,7 @@ from llmbook import plots
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 LIVE_VARIABLE = "LLMBOOK_LIVE"  # "0" or "1" overrides what is found
-MAX_BYTES = 500_000  # of one figure in a page
+MAX_BYTES = 500_000  # of one figure in a page, its picture not counted
 PICTURE_DPI = 128  # of the fall-back picture inside the page
 ENOUGH_CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
 

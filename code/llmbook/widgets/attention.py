@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,12 @@ from llmbook.tokenizer import Tokenizer
 from llmbook.widgets import attention_picture
 from llmbook.widgets._base import Explorer, packed
 from llmbook.widgets.attention_heads import Switchboard, label, tokens_of
-from llmbook.widgets.attention_sums import Row, softmax_row, units
+from llmbook.widgets.attention_sums import (
+    LARGEST,
+    Row,
+    softmax_row,
+    units,
+)
 from llmbook.widgets.tokens import visible
 
 MAX_TOKENS = 64  # more cells than 64 x 64 are no longer told apart
@@ -134,8 +139,6 @@ class AttentionExplorer(Explorer):
         self.vectors = checked_vectors(queries, keys, self.weights, mask)
         self.switchboard, self.note = switchboard, note
         query = len(tokens) - 1 if query is None else query
-        if key is None:
-            key = int(self.weights[layer, head, query].argmax())
         super().__init__(
             alt or f"Attention weights among {len(tokens)} tokens, as a map.",
             caption,
@@ -143,8 +146,10 @@ class AttentionExplorer(Explorer):
             data=self._data(hint or self._hint()),
             opened=opened,
             off=list(off),
-            **{"layer": layer, "head": head, "query": query, "key": key},
+            **{"layer": layer, "head": head, "query": query, "key": key or 0},
         )
+        if key is None:
+            self.key = int(self.weights[layer, head, query].argmax())
 
     @classmethod
     def from_model(
@@ -172,7 +177,8 @@ class AttentionExplorer(Explorer):
         """
         ids = tokenizer.encode(text) if isinstance(text, str) else list(text)
         device = model.head_weight.device
-        seen = look(model, torch.tensor([ids], device=device))
+        idx = torch.tensor([ids], dtype=torch.long, device=device)
+        seen = look(model, idx)
         tokens = [token for _, token in tokens_of(tokenizer, ids)]
         if numbers:
             choices |= {
@@ -191,14 +197,14 @@ class AttentionExplorer(Explorer):
 
     def _data(self, hint: str) -> dict[str, Any]:
         L, H, T, _ = self.weights.shape
-        seen = np.tri(T, dtype=bool) if self.causal else np.ones((T, T), bool)
+        stored = open_mask(T, self.causal, window=None)
         data = {
             "n_layer": L,
             "n_head": H,
             "tokens": self.tokens,
             "causal": self.causal,
             "window": self.window,
-            "weights": packed(self.weights[:, :, seen]),
+            "weights": packed(self.weights[:, :, stored]),
             "note": self.note,
             "hint": hint,
         }
@@ -230,19 +236,20 @@ class AttentionExplorer(Explorer):
     @traitlets.validate("off")
     def _can_switch(self, proposal: Any) -> list[list[int]]:
         L, H = self.weights.shape[:2]
-        heads = [[int(i) for i in pair] for pair in proposal.value]
-        if heads and self.switchboard is None:
+        if proposal.value and self.switchboard is None:
             raise ValueError(
                 "a head is switched off in a model, and there is none. Make "
                 "the figure with from_model."
             )
-        for pair in heads:
-            if len(pair) != 2 or not (0 <= pair[0] < L and 0 <= pair[1] < H):
+        known = {(layer, head) for layer in range(L) for head in range(H)}
+        for pair in proposal.value:
+            if not isinstance(pair, list | tuple) or tuple(pair) not in known:
                 raise ValueError(
-                    f"off holds {pair}; expected (layer, head), with layers "
-                    f"0 to {L - 1} and heads 0 to {H - 1}."
+                    f"off holds {pair!r}; expected (layer, head), with "
+                    f"layers 0 to {L - 1} and heads 0 to {H - 1}."
                 )
-        return sorted(heads)
+        heads = {(int(layer), int(head)) for layer, head in proposal.value}
+        return [list(head) for head in sorted(heads)]
 
     @traitlets.observe("off")
     def _run_without(self, change: Any) -> None:
@@ -279,13 +286,16 @@ class AttentionExplorer(Explorer):
     def prediction(self) -> list[tuple[str, float, float]]:
         """What may come after the chosen query: token, before, after.
 
-        The probabilities are those with all heads on and with ``off`` off.
-        Empty where the figure has no model.
+        The probabilities are those with all heads on and with ``off`` off,
+        as the page shows them. Empty where the figure has no model.
         """
         if self.switchboard is None:
             return []
-        rows = self.switchboard.rows(map(tuple, self.off))
-        words: Mapping[int, str] = self.switchboard.words(rows)
+        singly = self.data["singly"]
+        if len(self.off) > 1:
+            rows, words = self.outcome["rows"], self.outcome["words"]
+        else:
+            rows, words = singly["rows"][label(self.off)], singly["words"]
         return [(words[i], p, after) for i, p, after in rows[self.query]]
 
     def picture(self) -> plt.Figure:
@@ -329,7 +339,12 @@ def checked_weights(weights: Any, mask: np.ndarray) -> np.ndarray:
     if T > MAX_TOKENS:
         raise ValueError(
             f"got {T} tokens; at most {MAX_TOKENS} can be told apart in the "
-            f"map. Cut the text: weights[..., :{MAX_TOKENS}, :{MAX_TOKENS}]."
+            f"map. Cut the text to its first {MAX_TOKENS}."
+        )
+    if not array.min() >= 0:
+        raise ValueError(
+            "weights hold NaN or are negative; expected shares of 1. Give "
+            "the weights after the softmax, of a model without NaN."
         )
     if array[:, :, ~mask].any():
         raise ValueError(
@@ -373,5 +388,12 @@ def checked_vectors(
         raise ValueError(
             f"these queries and keys give other weights, {gap:.3f} away. "
             "Give them as the scores saw them, after rotary positions."
+        )
+    largest = max(np.abs(q).max(), np.abs(k).max())
+    if largest > LARGEST:
+        raise ValueError(
+            f"queries or keys hold {largest:g}; at most {LARGEST:,} can be "
+            "shown to the last place. Leave queries= and keys= out, or give "
+            "from_model numbers=False."
         )
     return units(q), units(k)

@@ -28,7 +28,7 @@ class Switchboard:
         ids: the text, T token ids.
 
     Raises:
-        ValueError: the ids do not fit the model.
+        ValueError: the ids do not fit the model, or it gives NaN.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class Switchboard:
                 logits = self.model(idx)[0][0]
         finally:
             self.model.train(was_training)
+        if logits.isnan().any():
+            raise ValueError(
+                "the model gives NaN as logits, so nothing can be said about "
+                "the next token. Did its training break down?"
+            )
         return logits.cpu().double().softmax(-1)
 
     def rows(self, off: Iterable[Head]) -> list[list[list[float]]]:

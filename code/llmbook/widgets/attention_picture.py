@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from llmbook.widgets.attention import AttentionExplorer
 
 MAX_PRINTED_NUMBERS = 16  # tokens up to which print shows every number
+MAP_SIDE = 190  # points, about: the large map's, from edge to edge
 MARGIN = 0.24  # inches around the small maps, for their names
 MAX_THUMBNAILS = 144  # heads that print shows small beside the chosen one
 BESIDE, ALONE = 3.7, 4.2  # inches: the height with and without small maps
+MAX_NAMED = 2  # heads that a line has room to name
 TERMS = 8  # products that are listed, the largest ones
 LINE = 0.17  # inches from line to line of text
 SMALL = plots.TEXT_SIZE - 1
@@ -69,6 +71,7 @@ def _map(ax: Any, explorer: AttentionExplorer) -> None:
         values=T <= MAX_PRINTED_NUMBERS,
         size=min(SMALL, 78 / T),  # what a cell's width holds
     )
+    ax.tick_params(labelsize=min(plots.TEXT_SIZE, MAP_SIDE / T))
     ax.set_ylabel("query", color=plots.QUERY)
     ax.set_xlabel("key", color=plots.KEY)
     corner = (explorer.key, explorer.query)
@@ -187,7 +190,7 @@ def _steps(explorer: AttentionExplorer) -> list[str]:
     )
     return [
         *steps,
-        "the mask is open: the key is not in the future",
+        "the mask is open",
         f"less {written(highest)}, the row’s largest: "
         f"{written(row.scores[key] - highest)}",
         f"e to that: {written(row.powers[key])}",
@@ -202,6 +205,8 @@ def _prediction(fig: Any, explorer: AttentionExplorer) -> None:
     rows = explorer.prediction
     height = fig.bbox.height / fig.dpi
     off = " and ".join(f"layer {i}, head {h}" for i, h in explorer.off)
+    if len(explorer.off) > MAX_NAMED:
+        off = f"{len(explorer.off)} heads"
     name = _plain(explorer.tokens[explorer.query])
     top, bottom = 1.9 * LINE / height, 3.1 * LINE / height
     ax = fig.add_axes((0.17, bottom, 0.45, 1 - top - bottom))

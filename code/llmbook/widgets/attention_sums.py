@@ -6,7 +6,7 @@ from what the step before has shown: queries and keys are rounded to four
 places, their products are those of the rounded numbers, the sum is the sum
 of the products as shown, and so on to the weight. Whoever checks a line with
 a calculator finds it right. At the end stands how far the model, which
-rounds nothing in between, is from it: a unit or two of the last place.
+rounds nothing in between, is from it: as a rule a few units of the last place.
 
 All amounts are whole numbers of ten-thousandths; the page computes the same
 in ``attention-sums.js``.
@@ -22,6 +22,7 @@ import numpy as np
 
 PLACES = 4  # decimals that are shown
 UNIT = 10**PLACES
+LARGEST = 9_000  # of a query or key: its products are whole in float64
 
 
 def rounded(x: float) -> int:

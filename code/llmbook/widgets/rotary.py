@@ -18,6 +18,7 @@ from llmbook.positions import rotary_speeds, rotate
 from llmbook.widgets._base import Explorer
 
 MAX_PAIRS = 4  # dials that fit beside each other
+MAX_THETA = 1e12  # as of GPTConfig's rope_theta
 MAX_POSITIONS = 512  # steps that a slider as wide as a page still tells apart
 NAMES = {1: ["the pair"], 2: ["fast pair", "slow pair"]}
 LETTER = 0.09  # inches from a hand's tip, ahead and aside, to its letter
@@ -47,7 +48,7 @@ class RotaryDial(Explorer):
 
     Raises:
         ValueError: the numbers do not come in pairs, query and key differ in
-            size, or a position is out of range.
+            size, or theta or a position is out of range.
 
     >>> dial = RotaryDial([1, 0], [1, 0], query_position=8, key_position=3)
     >>> round(dial.product, 6)  # cos(5)
@@ -80,11 +81,12 @@ class RotaryDial(Explorer):
         hint: str = HINT,
     ) -> None:
         self.query, self.key = checked_pairs(query, key)
-        if not 2 <= positions <= MAX_POSITIONS:
+        if positions not in range(2, MAX_POSITIONS + 1):
             raise ValueError(
                 f"positions is {positions}; expected 2 to {MAX_POSITIONS}."
             )
-        self.positions = positions
+        self.positions = int(positions)
+        self.check("theta", theta, 1.0, MAX_THETA)
         D = len(self.query)
         self.speeds = rotary_speeds(D, theta, scaling).double()  # (D / 2,)
         self.names = NAMES.get(D // 2, [f"pair {i}" for i in range(D // 2)])

@@ -36,7 +36,7 @@ function weightReader(data) {
   const { n_head: H, tokens, causal } = data;
   const T = tokens.length;
   const size = causal ? (T * (T + 1)) / 2 : T * T; // numbers in one head
-  const values = floats(data.weights);
+  const values = unpacked(data.weights);
   const closed = closedReader(data);
   return (layer, head, query, key) => {
     if (closed(query, key)) return null;
@@ -184,8 +184,6 @@ function markHeads({ node: grid, maps }, layer, head, off) {
 
 /* ---------------------------------------------------------- the sentence */
 
-const SVG = "http://www.w3.org/2000/svg";
-
 /** The token strip: each token a button that becomes the query. */
 function tokenStrip(tokens, choose, preview) {
   const buttons = tokens.map((token, i) => {
@@ -211,26 +209,23 @@ function tokenStrip(tokens, choose, preview) {
     choose(next);
     buttons[next].focus();
   });
-  const arcs = document.createElementNS(SVG, "svg");
-  arcs.setAttribute("class", "arcs");
-  arcs.setAttribute("aria-hidden", "true");
+  const arcs = shape("svg", { class: "arcs", "aria-hidden": "true" });
   const node = element("div", { class: "scroll sentence" }, arcs, strip);
   return { node, strip, buttons, arcs };
 }
 
 /** One arc from the query to a key; to itself it is a ring. */
 function arc(from, to, widest, weight, marked) {
-  const path = document.createElementNS(SVG, "path");
   const far = Math.abs(from - to);
   const rise = 8 + (ARC_HEIGHT - 8) * Math.sqrt(far / widest);
   const base = ARC_HEIGHT + ARC_WIDTH;
-  path.setAttribute("d", far
-    ? `M${from} ${base}C${from} ${base - rise * 1.3} ${to} ${
-      base - rise * 1.3} ${to} ${base}`
-    : `M${from - 4} ${base}a5 9 0 1 1 8 0`);
-  path.setAttribute("stroke-width", Math.max(ARC_WIDTH * weight, 0.4));
-  if (marked) path.setAttribute("class", "marked");
-  return path;
+  const top = base - rise * 1.3;
+  return shape("path", {
+    d: far ? `M${from} ${base}C${from} ${top} ${to} ${top} ${to} ${base}`
+      : `M${from - 4} ${base}a5 9 0 1 1 8 0`,
+    "stroke-width": Math.max(ARC_WIDTH * weight, 0.4),
+    class: marked ? "marked" : "",
+  });
 }
 
 /** Bring the query into the visible part of a long sentence. */

@@ -4,20 +4,6 @@
 const TERMS = 8; // products listed at first, the largest ones
 const MANY_KEYS = 16; // beyond, the list of keys scrolls
 
-/** A table row; the first entry is its head. */
-function line(first, cells, attributes = {}) {
-  return element("tr", attributes, element("th", { scope: "row" }, first),
-    ...cells.map((cell) => element("td", {}, cell)));
-}
-
-/** A table with a caption and the names of its columns. */
-function tableOf(caption, names, rows, foot = []) {
-  return element("table", {}, element("caption", {}, ...caption),
-    element("thead", {}, element("tr", {}, ...names.map((name) => name
-      ? element("th", { scope: "col" }, name) : element("td")))),
-    element("tbody", {}, ...rows), element("tfoot", {}, ...foot));
-}
-
 /** A product as a bar, to the left of the middle where it is negative. */
 function signedBar(amount, largest) {
   const share = largest ? (50 * Math.abs(amount)) / largest : 0;
@@ -35,14 +21,14 @@ function productTable(query, key, names, all, showAll) {
   const largest = Math.abs(terms[order[0]]);
   const shown = order.slice(0, all ? terms.length : TERMS)
     .sort((i, j) => i - j);
-  const rows = shown.map((i) => line(String(i),
+  const rows = shown.map((i) => tableRow(String(i),
     [written(query[i]), written(key[i]), written(terms[i]),
       signedBar(terms[i], largest)]));
   const total = sum(terms);
   const left = terms.length - shown.length;
   if (left) {
     const rest = total - sum(shown.map((i) => terms[i]));
-    rows.push(line(`${left} more`, ["", "", written(rest), ""],
+    rows.push(tableRow(`${left} more`, ["", "", written(rest), ""],
       { class: "rest" }));
   }
   const caption = left
@@ -51,7 +37,7 @@ function productTable(query, key, names, all, showAll) {
   const table = tableOf([caption],
     ["number", element("span", { class: "query" }, "query ", names.query),
       element("span", { class: "key" }, "key ", names.key), "product", ""],
-    rows, [line("q · k", ["", "", written(total), ""])]);
+    rows, [tableRow("q · k", ["", "", written(total), ""])]);
   const toggle = button(all
     ? `Only the ${TERMS} largest` : `All ${terms.length} products`, showAll);
   toggle.setAttribute("aria-expanded", all);
@@ -77,7 +63,7 @@ function whyClosed(reason, data, query, key) {
 /** Every key's score, mask and share of the query's attention. */
 function softmaxTable(data, row, query, key) {
   const { tokens } = data;
-  const rows = tokens.map((token, j) => line(tokenName(token), [
+  const rows = tokens.map((token, j) => tableRow(tokenName(token), [
     written(row.scores[j]),
     row.open[j] ? "open" : "−∞",
     row.open[j] ? written(row.powers[j]) : "0",
@@ -85,8 +71,8 @@ function softmaxTable(data, row, query, key) {
   ], { "aria-current": j === key ? "true" : null }));
   const table = tableOf(
     ["The row of ", tokenName(tokens[query]), ": softmax"],
-    ["key", "score", "mask", "e to the …", "weight"], rows,
-    [line("sum", ["", "", written(row.all), written(sum(row.weights))])]);
+    ["key", "score", "mask", "e to the …", "weight"], rows, [
+      tableRow("sum", ["", "", written(row.all), written(sum(row.weights))])]);
   const scrolls = tokens.length > MANY_KEYS;
   return element("div", {
     class: "rows", tabindex: scrolls ? 0 : null,
@@ -167,7 +153,6 @@ function cellPanel(data, close) {
     const keys = tokens.map((_, j) => read.key(layer, head, j));
     const closed = closedReader(data);
     const row = softmaxRow(q, keys, tokens.map((_, j) => !closed(query, j)));
-    row.open = tokens.map((_, j) => !closed(query, j));
     const showAll = () => {
       all = !all;
       fill(last);

@@ -20,18 +20,9 @@ function sum(amounts) {
   return amounts.reduce((total, amount) => total + amount, 0);
 }
 
-/** Base64 of little-endian 32-bit whole numbers. */
-function wholes(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  return Int32Array.from({ length: bytes.length / 4 }, (_, i) =>
-    view.getInt32(4 * i, true),
-  );
-}
-
 /** The vector of (layer, head, token) from "queries" or "keys". */
 function vectorReader(data, name) {
-  const all = wholes(data[name]);
+  const all = unpacked(data[name], "Int32");
   const T = data.tokens.length;
   const D = all.length / (data.n_layer * data.n_head * T);
   return (layer, head, token) => {

@@ -2,26 +2,12 @@
 // sum behind a cell, and the next token with heads switched off.
 
 /** The chosen query's weights as a plain table. */
-function weightTable(node, tokens, weights, query) {
-  const head = element(
-    "tr", {},
-    ...["position", "key", "weight"].map((name) =>
-      element("th", { scope: "col" }, name)),
-  );
-  const rows = weights.map((weight, i) =>
-    element(
-      "tr", {},
-      element("td", {}, String(i)),
-      element("th", { scope: "row" }, tokenName(tokens[i])),
-      element("td", {}, weight === null ? "masked" : number(weight)),
-    ),
-  );
-  node.replaceChildren(
-    element("caption", {}, "Query ", tokenName(tokens[query]),
-      `, position ${query}`),
-    element("thead", {}, head),
-    element("tbody", {}, ...rows),
-  );
+function weightTable(tokens, weights, query) {
+  const rows = weights.map((weight, i) => tableRow(tokenName(tokens[i]),
+    [String(i), weight === null ? "masked" : number(weight)]));
+  return tableOf(
+    ["Query ", tokenName(tokens[query]), `, position ${query}`],
+    ["key", "position", "weight"], rows);
 }
 
 /** The sentence under the controls: who looks at whom, how much. */
@@ -129,7 +115,7 @@ function attentionParts(root, data, weight, state, act, live) {
   listenToGrid(map.grid, map.cells, { choose: act.choose,
     preview: act.preview, open: act.openCell, leave: act.leaveMap });
   const said = element("p", { class: "readout" });
-  const table = element("table");
+  const table = element("div");
   const more = element(
     "details", {},
     element("summary", {}, "This query’s weights as a table"), table);
@@ -223,7 +209,8 @@ function drawAttention(root, data, state, stops) {
     rove(parts, at.query, at.key);
     readout(parts.said, data, query, key, weights[key]);
     fillPanels(at);
-    parts.fillTable = () => weightTable(parts.table, tokens, weights, query);
+    parts.fillTable = () => parts.table.replaceChildren(
+      weightTable(tokens, weights, query));
     if (parts.more.open) parts.fillTable();
     if (parts.link) parts.link.href = address();
     moveFocus(parts, act, at);

@@ -14,13 +14,37 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Base64 of little-endian float32 as numbers. */
-function floats(text) {
+/** An SVG element with attributes and children. */
+function shape(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    node.setAttribute(name, String(value));
+  }
+  node.append(...children);
+  return node;
+}
+
+/** A table row; the first entry is its head. */
+function tableRow(first, cells, attributes = {}) {
+  return element("tr", attributes, element("th", { scope: "row" }, first),
+    ...cells.map((cell) => element("td", {}, cell)));
+}
+
+/** A table with a caption and the names of its columns. */
+function tableOf(caption, names, rows, foot = []) {
+  return element("table", {}, element("caption", {}, ...caption),
+    element("thead", {}, element("tr", {}, ...names.map((name) => name
+      ? element("th", { scope: "col" }, name) : element("td")))),
+    element("tbody", {}, ...rows), element("tfoot", {}, ...foot));
+}
+
+/** Base64 of little-endian numbers: "Float32", or "Int32". */
+function unpacked(text, kind = "Float32") {
   const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const view = new DataView(bytes.buffer);
-  return Float32Array.from({ length: bytes.length / 4 }, (_, i) =>
-    view.getFloat32(4 * i, true),
-  );
+  const Numbers = { Float32: Float32Array, Int32: Int32Array }[kind];
+  return Numbers.from({ length: bytes.length / 4 }, (_, i) =>
+    view[`get${kind}`](4 * i, true));
 }
 
 /** A weight or probability with `digits` places; tiny ones as 1.23e-7. */

@@ -2,17 +2,7 @@
 
 const DIAL_EDGE = 1.35; // where the longest hand is 1
 const LETTER = 0.15; // from a hand's tip, ahead and to one side, to its letter
-const CURVE = { width: 360, height: 150, left: 34, right: 8, top: 10, low: 30 };
-
-/** An SVG element with attributes and children. */
-function shape(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    node.setAttribute(name, String(value));
-  }
-  node.append(...children);
-  return node;
-}
+const CURVE = { width: 360, height: 150, left: 40, right: 8, top: 10, low: 30 };
 
 /** Pair i of `x`, the numbers i and i + D / 2, turned by `angle`. */
 function turnedPair(x, i, angle) {
@@ -39,8 +29,20 @@ function signed(value, digits = 3) {
   return value.toFixed(digits).replace(/^-(?=0\.?0*$)/, "").replace("-", "−");
 }
 
+/** Two digits that fit beside an axis: 1.8, 0.025, 1.1M. */
+function brief(value) {
+  const form = { notation: "compact", maximumSignificantDigits: 2 };
+  return (value || 0).toLocaleString("en", form).replace("-", "−");
+}
+
 function degrees([x, y]) {
   return ((Math.atan2(y, x) * 180) / Math.PI + 360) % 360;
+}
+
+/** Where a hand points, in words. */
+function pointing(pair) {
+  const angle = degrees(pair).toFixed(0) % 360;
+  return Math.hypot(...pair) ? `points to ${angle}°` : "is zero";
 }
 
 /** A hand that points to the right at first: a line, a head, a letter. */
@@ -60,6 +62,7 @@ function hand(kind, letter) {
       const length = Math.hypot(...tip);
       const [far, beside] = [1, side].map(
         (way) => (way * LETTER) / Math.max(length, LETTER));
+      head.setAttribute("visibility", length ? "visible" : "hidden");
       place(line, tip.map((v) => v * Math.max(0, 1 - 0.15 / length) || 0));
       head.setAttribute("transform",
         `translate(${tip[0]} ${-tip[1]}) rotate(${-degrees(tip)})`);
@@ -105,9 +108,8 @@ function dialCard(data, i) {
     }
     lines.product.replaceChildren("product ", element("data",
       { value: pair.product, class: "part" }, signed(pair.product)));
-    face.setAttribute("aria-label", `${data.names[i]}: the query points to `
-      + `${degrees(pair.q).toFixed(0)}°, the key to `
-      + `${degrees(pair.k).toFixed(0)}°`);
+    face.setAttribute("aria-label", `${data.names[i]}: the query ${
+      pointing(pair.q)}, the key ${pointing(pair.k)}`);
   };
   return { node, update };
 }
@@ -136,8 +138,8 @@ function productCurve(data) {
     { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img" },
     axis([left, y(0)], [width - right, y(0)]), axis([x(0), top], [x(0), y(low)]),
     shape("polyline", { class: "line", points: points.join(" ") }), ...dots,
-    mark, label(left - 4, signed(high, 1), "end", y(high) + 4),
-    label(left - 4, signed(low, 1), "end", y(low) + 4),
+    mark, label(left - 4, brief(high), "end", y(high) + 4),
+    label(left - 4, brief(low), "end", y(low) + 4),
     ...[-last, 0, last].map((d) =>
       label(x(d), signed(d, 0), d < 0 ? "start" : d ? "end" : "middle", foot)),
     label((left + width - right) / 2, "distance, query − key", "middle",
@@ -193,15 +195,10 @@ function positionSliders(data, state) {
 /** The product at each distance, as a table. */
 function distanceTable(data, products) {
   const last = data.positions - 1;
-  const rows = products.map((product, i) => element("tr", {},
-    element("th", { scope: "row" }, signed(i - last, 0)),
-    element("td", {}, element("data", { value: product }, signed(product)))));
-  const head = ["distance", "product"].map((name) =>
-    element("th", { scope: "col" }, name));
-  return element("table", { class: "distances" },
-    element("caption", {}, "Product by distance, query minus key"),
-    element("thead", {}, element("tr", {}, ...head)),
-    element("tbody", {}, ...rows));
+  const rows = products.map((product, i) => tableRow(signed(i - last, 0),
+    [element("data", { value: product }, signed(product))]));
+  return tableOf(["Product by distance, query minus key"],
+    ["distance", "product"], rows);
 }
 
 /** The sum in words: where the two stand, and what the dials add up to. */

@@ -309,7 +309,7 @@ function sampleView(data, all, state) {
 /** Build the figure in `root`; returns the function that redraws it. */
 function drawSampling(root, data, state) {
   const all = data.logits.map((text) => {
-    const logits = floats(text);
+    const logits = unpacked(text);
     const ranked = ranking(logits);
     return { logits, ranked, before: softmax(logits, ranked) };
   });
