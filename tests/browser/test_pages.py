@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.browsing import HTML, ROOT, THEMES, record
+from tests.browser.browsing import AXE, HTML, THEMES, record
 
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 # Code that is unfolded fades in; half-faded ink has too little contrast.
 SETTLED = """Promise.all(document.getAnimations()
     .filter(a => a.effect.getComputedTiming().endTime < Infinity)
