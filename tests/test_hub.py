@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import shutil
 import threading
 
 import pytest
@@ -594,6 +595,21 @@ def test_what_a_killed_save_left_is_cleared_away(tmp_path):
     folder = hub.save_pretrained(own_model(), tokenizer(), tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     hub.from_pretrained(folder)
+
+
+def test_a_model_moved_aside_by_a_killed_save_is_not_lost(
+    saved, tmp_path, monkeypatch
+):
+    shutil.copytree(saved, tmp_path / "model.part.older")
+    monkeypatch.setattr(hub.save, "save_file", failing)
+    with pytest.raises(OSError, match="disk full"):
+        hub.save_pretrained(own_model(), tokenizer(), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    hub.from_pretrained(tmp_path / "model")
+
+
+def failing(*_):
+    raise OSError("disk full")
 
 
 def test_a_link_to_a_folder_is_followed(tmp_path):

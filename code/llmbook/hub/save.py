@@ -90,7 +90,7 @@ def _write(
     """Write a folder beside ``folder``, and put it in its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)  # of a save that was killed
+    _clear(beside, folder)
     try:
         beside.mkdir()
         for name, content in contents.items():
@@ -215,9 +215,22 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _clear(beside: Path, folder: Path) -> None:
+    """Remove what a save that was killed has left, but the only model."""
+    older = _older(beside)
+    if older.exists() and not folder.exists():
+        older.rename(folder)  # it died between the two renames
+    for left in (beside, older):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _older(beside: Path) -> Path:
+    return beside.with_name(f"{beside.name}.older")
+
+
 def _put(beside: Path, folder: Path) -> None:
     """Rename ``beside`` to ``folder``; what was there goes when it is."""
-    older = folder.with_name(f"{beside.name}.older")
+    older = _older(beside)
     if folder.exists():
         folder.rename(older)
     try:
