@@ -46,13 +46,10 @@ def save_pretrained(
     """Write ``model`` and ``tokenizer`` for transformers, whole or not at all.
 
     The model becomes what its parts make it, a GPT-2, Llama or Mistral.
-    ``AutoModelForCausalLM`` and ``AutoTokenizer`` read the folder with no
-    network and give the same logits and ids; here, :func:`from_pretrained`
-    and :func:`load_tokenizer` do. An older model in the folder is replaced.
-
-    Their tokenizer turns the names of special tokens in a text into special
-    tokens, unless it is called with ``split_special_tokens=True``; then it
-    reads them as characters, as ours does with ``on_special="text"``.
+    ``AutoModelForCausalLM`` and ``AutoTokenizer`` read the folder, as do
+    :func:`from_pretrained` and :func:`load_tokenizer`. An older model in it
+    is replaced. Their tokenizer turns names of special tokens in a text into
+    special tokens unless called with ``split_special_tokens=True``.
 
     Args:
         chat_template: what ``apply_chat_template`` renders, in Jinja.
@@ -61,11 +58,10 @@ def save_pretrained(
             excepted; None writes one file.
 
     Raises:
-        ValueError: no family of transformers has the model's parts; the
-            tokenizer has more tokens than the model, or is no byte-level
-            BPE; the model has adapters that are not merged; ``folder``
-            holds files of something else, or the program runs inside it;
-            a stop token is none of the tokenizer's.
+        ValueError: no family has the model's parts; the tokenizer does not
+            fit, or is no byte-level BPE; adapters are not merged; ``folder``
+            holds other files, or the program runs inside it; a stop token
+            is none of the tokenizer's.
         OSError: it could not be written; what was there is untouched.
     """
     folder = Path(folder)
@@ -73,18 +69,24 @@ def save_pretrained(
     _check_model(model, tokenizer)
     contents = _contents(model, tokenizer)
     _add_chat(contents, tokenizer, chat_template, stop_tokens)
-    shards = _shards(model, max_shard_size)
+    _write(contents, _shards(model, max_shard_size), folder)
+    return folder
+
+
+def _write(
+    contents: dict[str, Any], shards: list[dict[str, Tensor]], folder: Path
+) -> None:
+    """Write ``folder``, or say that it could not be done."""
     try:
-        _write(contents, shards, folder.resolve())
+        _write_beside(contents, shards, folder.resolve())
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"{folder} could not be written ({error}). Choose a folder that "
             "you may write to, on a disk that has room."
         ) from error
-    return folder
 
 
-def _write(
+def _write_beside(
     contents: dict[str, Any], shards: list[dict[str, Tensor]], folder: Path
 ) -> None:
     """Write a folder beside ``folder``, and put it in its place."""
