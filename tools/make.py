@@ -44,6 +44,7 @@ RECORDED = (
     "tokenizer",
     "pipeline",
     "recipe",
+    "attention",
     "modern",
     "batching",
     "evaluation",
