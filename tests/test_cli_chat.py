@@ -376,8 +376,10 @@ def test_two_interruptions_in_a_row_leave_and_one_does_not(
 
 
 CHILD = """
-import fcntl, os, select, sys, termios
+import fcntl, os, select, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C comes from this terminal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # even if the
+# tests run in the background of a shell, which ignores it for all of them
 from llmbook import cli
 from llmbook.cli import chatting
 gate, folder, stream = int(sys.argv[1]), sys.argv[2], chatting.stream
