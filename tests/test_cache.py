@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from llmbook.cache import KVCache
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
+from tests.feeding import fed
 
 CONFIG = GPTConfig(
     vocab_size=50, context_length=12, n_layer=3, n_head=2, n_embd=16
@@ -30,16 +31,6 @@ def ids(batch_size, T, seed=0):
     return torch.randint(50, (batch_size, T), generator=generator)
 
 
-@torch.no_grad()
-def fed_in_pieces(model, idx, lengths, cache):
-    pieces = []
-    for length in lengths:
-        piece = idx[:, cache.length : cache.length + length]
-        logits, _ = model(piece, attends=cache.attends(), start=cache.length)
-        pieces.append(logits)
-    return torch.cat(pieces, dim=1)
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1).filter(
@@ -52,14 +43,14 @@ def test_any_way_of_cutting_the_input_gives_the_uncached_logits(
 ):
     model = GPT(CONFIG, generator=torch.Generator().manual_seed(1)).eval()
     idx = ids(batch_size, sum(lengths))
-    cached = fed_in_pieces(model, idx, lengths, new_cache(batch_size))
+    cached = fed(model, idx, lengths, new_cache(batch_size))
     assert_close(cached, model(idx)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_cache_takes_its_memory_once(model):
     cache = new_cache()
     before = cache.keys.data_ptr(), cache.nbytes
-    fed_in_pieces(model, ids(1, 12), [5] + [1] * 7, cache)
+    fed(model, ids(1, 12), [5] + [1] * 7, cache)
     assert cache.length == cache.context_length == 12
     assert (cache.keys.data_ptr(), cache.nbytes) == before
     assert cache.nbytes == 2 * 3 * 2 * 12 * 8 * 4
@@ -68,17 +59,17 @@ def test_the_cache_takes_its_memory_once(model):
 def test_a_full_cache_says_so_and_stays_usable(model):
     cache = new_cache()
     idx = ids(1, 12)
-    fed_in_pieces(model, idx, [12], cache)
+    fed(model, idx, [12], cache)
     with pytest.raises(ValueError, match="holds 12 of 12 tokens"):
         cache.attends()[0](*torch.zeros(3, 1, 2, 1, 8))
     cache.clear()
-    again = fed_in_pieces(model, idx, [12], cache)
+    again = fed(model, idx, [12], cache)
     assert_close(again, model(idx)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_the_positions_refuse_too_once_the_context_is_full(model):
     cache = new_cache()
-    fed_in_pieces(model, ids(1, 12), [12], cache)
+    fed(model, ids(1, 12), [12], cache)
     with pytest.raises(ValueError, match="positions 0 to 11"):
         model(ids(1, 1), attends=cache.attends(), start=cache.length)
 

@@ -33,6 +33,7 @@ from llmbook.cache import KVCache
 from llmbook.config import POSITIONS, GPTConfig, RopeScaling
 from llmbook.model import GPT
 from llmbook.sampling import generate, new_cache
+from tests.feeding import fed
 from tests.references import LLAMA, spread
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -86,17 +87,6 @@ def ids(B, T, seed=0):
 
 def rows(*lengths):
     return [ids(1, n, seed=n)[0].tolist() for n in lengths]
-
-
-@torch.no_grad()
-def fed(model, x, pieces, cache):
-    """Logits of ``x`` fed through ``cache`` in pieces of these lengths."""
-    found = []
-    for length in pieces:
-        piece = x[:, cache.length : cache.length + length]
-        logits, _ = model(piece, attends=cache.attends(), start=cache.length)
-        found.append(logits)
-    return torch.cat(found, dim=1)
 
 
 @every_configuration

@@ -9,33 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.exercises import Exercise, register
+from llmbook.exercises.tensors import draw, named, same
 from llmbook.positions import (
     ALIBI_STEEPEST,
     alibi_slopes,
     rotary_speeds,
 )
-
-TOLERANCE = 1e-5
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _same(got, wanted: Tensor) -> bool:
-    got = torch.as_tensor(got)
-    return got.shape == wanted.shape and torch.allclose(
-        got.to(wanted.dtype), wanted, atol=TOLERANCE
-    )
-
-
-def _named(got, wrong: dict, *inputs) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _same(got, mistake(*inputs)):
-            return message
-    return None
-
 
 # 4.1 --------------------------------------------------------------------
 
@@ -120,13 +99,13 @@ class _Guarded(Tensor):
         return super().__torch_function__(func, types, args, kwargs)
 
 
-_TABLE = _draw(5, 3)
+_TABLE = draw(5, 3)
 
 
 def _check_lookup(answer) -> str | None:
     ids, table = torch.tensor([3, 1, 3, 4]), _TABLE.clone()
     got = answer(ids, table)
-    if _same(got, table[ids]):
+    if same(got, table[ids]):
         try:
             answer(ids, table.as_subclass(_Guarded))
         except _NotIndexedError:
@@ -135,7 +114,7 @@ def _check_lookup(answer) -> str | None:
                 "matrix (T, V) of zeros with a 1 in each row, and multiply."
             )
         return None
-    return _named(got, _LOOKUP, ids, table) or (
+    return named(got, _LOOKUP, ids, table) or (
         f"Expected the rows {ids.tolist()} of the table, shape (4, 3); got "
         f"shape {tuple(torch.as_tensor(got).shape)} with other numbers."
     )
@@ -319,7 +298,7 @@ _CLOSENESS = {
 def _check_closeness(answer) -> str | None:
     for distance, C in ((3, 8), (0, 8), (40, 32)):
         got = answer(distance, C)
-        if not _same(got, torch.tensor(closeness(distance, C))):
+        if not same(got, torch.tensor(closeness(distance, C))):
             return _named_number(got, _CLOSENESS, distance, C) or (
                 f"For distance {distance} and C={C} expected "
                 f"{closeness(distance, C):.4f}, got {got!r}."
@@ -329,7 +308,7 @@ def _check_closeness(answer) -> str | None:
 
 def _named_number(got, wrong: dict, *inputs) -> str | None:
     for mistake, message in wrong.items():
-        if _same(got, torch.tensor(mistake(*inputs))):
+        if same(got, torch.tensor(mistake(*inputs))):
             return message
     return None
 
@@ -460,7 +439,7 @@ def _check_sees_order(answer) -> str | None:
             "other words; give it the same rows in another order."
         )
     for size, seed in ((7, 1), (200, 2)):
-        x = _draw(size, 4, seed=seed)
+        x = draw(size, 4, seed=seed)
         for reader, (wanted, words) in _READERS.items():
             got = answer(reader, x.clone())
             if got not in (True, False):
@@ -567,12 +546,12 @@ _ROTATE = {
 
 
 def _check_rotate(answer) -> str | None:
-    x = _draw(5, 6, seed=3)
+    x = draw(5, 6, seed=3)
     angles = torch.arange(5)[:, None] * rotary_speeds(6, 100.0)
     got = answer(x.clone(), angles)
-    if _same(got, rotate_neighbours(x, angles)):
+    if same(got, rotate_neighbours(x, angles)):
         return None
-    return _named(got, _ROTATE, x, angles) or (
+    return named(got, _ROTATE, x, angles) or (
         f"Expected shape (5, 6), row 0 left as it is; got shape "
         f"{tuple(torch.as_tensor(got).shape)} with other numbers. Check that "
         "each pair keeps its length."
@@ -766,15 +745,15 @@ _ALIBI = {
 
 
 def _check_alibi(answer) -> str | None:
-    scores = _draw(4, 5, 5, seed=4)
+    scores = draw(4, 5, 5, seed=4)
     got = torch.as_tensor(answer(scores.clone()))
     seen = torch.ones(5, 5, dtype=torch.bool).tril()  # the past alone counts
     if got.shape != scores.shape:
         return f"Expected shape (4, 5, 5), got {tuple(got.shape)}."
-    if _same(got[:, seen], alibi(scores)[:, seen]):
+    if same(got[:, seen], alibi(scores)[:, seen]):
         return None
     for mistake, message in _ALIBI.items():
-        if _same(got[:, seen], mistake(scores)[:, seen]):
+        if same(got[:, seen], mistake(scores)[:, seen]):
             return message
     return (
         "The diagonal should stay, and one step below it each head should "

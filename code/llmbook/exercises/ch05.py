@@ -15,28 +15,7 @@ from llmbook.attention import (
     naive_attention,
 )
 from llmbook.exercises import Exercise, register
-
-TOLERANCE = 1e-5
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _same(got, wanted: Tensor) -> bool:
-    got = torch.as_tensor(got)
-    return got.shape == wanted.shape and torch.allclose(
-        got.to(wanted.dtype), wanted, atol=TOLERANCE, equal_nan=True
-    )
-
-
-def _named(got, wrong: dict, *inputs) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _same(got, mistake(*inputs)):
-            return message
-    return None
-
+from llmbook.exercises.tensors import draw, named, same
 
 # 5.1 --------------------------------------------------------------------
 
@@ -92,12 +71,12 @@ _ONE_QUERY = {
 
 
 def _check_one_query(answer) -> str | None:
-    inputs = _draw(16), _draw(5, 16, seed=1), _draw(5, 16, seed=2)
+    inputs = draw(16), draw(5, 16, seed=1), draw(5, 16, seed=2)
     got = answer(*inputs)
     wanted = one_query(*inputs)
-    if _same(got, wanted):
+    if same(got, wanted):
         return None
-    return _named(got, _ONE_QUERY, *inputs) or (
+    return named(got, _ONE_QUERY, *inputs) or (
         f"Expected a vector of shape {tuple(wanted.shape)} that starts with "
         f"{wanted[0]:.3f}, got {torch.as_tensor(got).flatten()[:1].tolist()} "
         f"of shape {tuple(torch.as_tensor(got).shape)}."
@@ -190,11 +169,11 @@ _WINDOW = {
 
 
 def _check_window(answer) -> str | None:
-    scores = _draw(6, 6, seed=3)
+    scores = draw(6, 6, seed=3)
     for window in (3, 1, 6):
         got = answer(scores, window)
-        if not _same(got, window_weights(scores, window)):
-            return _named(got, _WINDOW, scores, window) or (
+        if not same(got, window_weights(scores, window)):
+            return named(got, _WINDOW, scores, window) or (
                 f"With window={window} the weights differ. Print them for "
                 "scores of zero: each row should share 1 equally among the "
                 "tokens it may see."
@@ -344,7 +323,7 @@ _MERGE = {
 
 
 def _check_merge(answer) -> str | None:
-    x = _draw(2, 3, 4, 5, seed=4)
+    x = draw(2, 3, 4, 5, seed=4)
     try:
         got = answer(x)
     except RuntimeError as error:
@@ -355,9 +334,9 @@ def _check_merge(answer) -> str | None:
             "no longer lie side by side in memory. Use reshape, which "
             "copies them where it must."
         )
-    if _same(got, heads_to_width(x)):
+    if same(got, heads_to_width(x)):
         return None
-    return _named(got, _MERGE, x) or (
+    return named(got, _MERGE, x) or (
         f"Expected shape {tuple(heads_to_width(x).shape)} with head 0 of a "
         f"token in its first numbers; got shape {tuple(got.shape)}."
     )
@@ -435,7 +414,7 @@ def _own_token(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _check_leak(answer) -> str | None:
     def inputs():  # fresh ones each time: an answer may write into them
-        return tuple(_draw(1, 2, 5, 4, seed=seed) for seed in (5, 6, 7))
+        return tuple(draw(1, 2, 5, 4, seed=seed) for seed in (5, 6, 7))
 
     if answer(_own_token, *inputs()):
         return (
@@ -561,12 +540,12 @@ _GROUPED = {
 
 
 def _check_grouped(answer) -> str | None:
-    q = _draw(1, 4, 5, 3, seed=8)
-    k, v = _draw(1, 2, 5, 3, seed=9), _draw(1, 2, 5, 3, seed=10)
+    q = draw(1, 4, 5, 3, seed=8)
+    k, v = draw(1, 2, 5, 3, seed=9), draw(1, 2, 5, 3, seed=10)
     got = answer(q, k, v)
-    if _same(got, grouped_attention(q, k, v)):
+    if same(got, grouped_attention(q, k, v)):
         return None
-    return _named(got, _GROUPED, q, k, v) or (
+    return named(got, _GROUPED, q, k, v) or (
         f"Expected shape {tuple(q.shape)} with heads 0 and 1 reading key "
         f"head 0; got shape {tuple(got.shape)} with other numbers."
     )
@@ -667,7 +646,7 @@ _SILENCED = {
 
 
 def _check_without_head(answer) -> str | None:
-    given = tuple(_draw(1, 4, 5, 3, seed=seed) for seed in (11, 12, 13))
+    given = tuple(draw(1, 4, 5, 3, seed=seed) for seed in (11, 12, 13))
 
     def mixed(build, head):
         return build(naive, head)(*(x.clone() for x in given))
@@ -677,10 +656,10 @@ def _check_without_head(answer) -> str | None:
 
     for head in (2, 0):
         got = mixed(answer, head)
-        if _same(got, mixed(without_head, head)):
+        if same(got, mixed(without_head, head)):
             continue
         for mistake, message in _SILENCED.items():
-            if _same(got, mixed(mistake, head)):
+            if same(got, mixed(mistake, head)):
                 return message
         return (
             f"With head {head} off, that head's slice should be zero and the "

@@ -12,29 +12,10 @@ from llmbook.accounting import cache_bytes, parameters
 from llmbook.attention import causal_mask
 from llmbook.config import EXPANSION, GPTConfig
 from llmbook.exercises import Exercise, register
+from llmbook.exercises.tensors import draw, named, same
 from llmbook.layers import balance_loss, route
 
-TOLERANCE = 1e-5
 NEARLY_EVEN = 1.01  # a balancing loss that looks like 1
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _same(got, wanted: Tensor) -> bool:
-    got = torch.as_tensor(got)
-    return got.shape == wanted.shape and torch.allclose(
-        got.to(wanted.dtype), wanted, atol=TOLERANCE, equal_nan=True
-    )
-
-
-def _named(got, wrong: dict, *inputs) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _same(got, mistake(*inputs)):
-            return message
-    return None
 
 
 # 7.1 --------------------------------------------------------------------
@@ -109,18 +90,18 @@ _NORM = {
 
 
 def _check_norm(answer) -> str | None:
-    x = 2 + 3 * _draw(2, 5, 8)
+    x = 2 + 3 * draw(2, 5, 8)
     gain = 1 + torch.rand(8, generator=torch.Generator().manual_seed(1))
     got = answer(x, gain)
-    if not _same(got, rms_norm(x, gain)):
-        return _named(got, _NORM, x, gain) or (
+    if not same(got, rms_norm(x, gain)):
+        return named(got, _NORM, x, gain) or (
             "The result differs from torch's rms_norm on random x."
         )
     tiny = 1e-3 * x
     got = answer(tiny, gain, 1e-2)
-    if _same(got, rms_norm(tiny, gain)):
+    if same(got, rms_norm(tiny, gain)):
         return "Right with eps=1e-5, but eps=1e-2 changes nothing. Use it."
-    if not _same(got, rms_norm(tiny, gain, 1e-2)):
+    if not same(got, rms_norm(tiny, gain, 1e-2)):
         return (
             "On very small vectors the result differs. Is eps inside the "
             "square root, added to the mean square?"
@@ -435,12 +416,12 @@ def _check_sinks(answer) -> str | None:
         got = answer(T, window, sinks)
         if isinstance(got, Tensor) and got.dtype != torch.bool:
             return f"Expected a bool tensor; got {got.dtype}."
-        if not _same(got, sink_mask(T, window, sinks)):
-            return _named(got, _SINKS, T, window, sinks) or (
+        if not same(got, sink_mask(T, window, sinks)):
+            return named(got, _SINKS, T, window, sinks) or (
                 f"For T={T}, window={window}, sinks={sinks} expected\n"
                 f"{sink_mask(T, window, sinks).int().tolist()}."
             )
-    if not _same(answer(5, 5, 0), causal_mask(5)):
+    if not same(answer(5, 5, 0), causal_mask(5)):
         return "A window as long as the text should be the causal mask."
     return None
 
@@ -521,17 +502,17 @@ _ROUTED = {
 
 
 def _check_route(answer) -> str | None:
-    scores = _draw(6, 5, seed=2)
+    scores = draw(6, 5, seed=2)
     for k in (2, 1):
         got = answer(scores, k)
         if not isinstance(got, tuple) or len(got) != 2:
             return "Return two tensors: the experts and their weights."
         experts, weights = map(torch.as_tensor, got)
         wanted = route_of_all(scores, k)
-        if _same(experts, wanted[0]) and _same(weights, wanted[1]):
+        if same(experts, wanted[0]) and same(weights, wanted[1]):
             continue
         for mistake, message in _ROUTED.items():
-            if _same(weights, mistake(scores, k)[1]):
+            if same(weights, mistake(scores, k)[1]):
                 return message
         return (
             f"For k={k} expected experts {wanted[0][0].tolist()} for the "
@@ -723,12 +704,12 @@ _WEIGHTS = {
 
 
 def _check_grouped(answer) -> str | None:
-    weight = _draw(24, 8, seed=4)
+    weight = draw(24, 8, seed=4)
     for n_head, n_kv_head in ((4, 2), (4, 1), (2, 2)):
         got = answer(weight, n_head, n_kv_head)
         wanted = grouped_weight(weight, n_head, n_kv_head)
-        if not _same(got, wanted):
-            return _named(got, _WEIGHTS, weight, n_head, n_kv_head) or (
+        if not same(got, wanted):
+            return named(got, _WEIGHTS, weight, n_head, n_kv_head) or (
                 f"For {n_head} heads in {n_kv_head} groups expected shape "
                 f"{tuple(wanted.shape)}: the queries as they were, then "
                 "keys, then values, each the mean of its group's; got shape "

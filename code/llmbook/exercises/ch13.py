@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from llmbook.exercises import Exercise, register
-
-
-def _draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from llmbook.exercises.tensors import draw
 
 
 def _weights(*shape: int, seed: int = 0) -> Tensor:
     """Random causal attention weights (..., T, T)."""
-    scores = 2 * _draw(*shape, seed=seed)
+    scores = 2 * draw(*shape, seed=seed)
     T = shape[-1]
     mask = torch.ones(T, T, dtype=torch.bool).tril()
     return scores.masked_fill(~mask, -math.inf).softmax(-1)
@@ -281,7 +278,7 @@ def _everyone(mixed, weight, n_head):
 
 
 def _check_writes(answer) -> str | None:
-    given = _draw(5, 12), _draw(12, 12, seed=1), 3
+    given = draw(5, 12), draw(12, 12, seed=1), 3
     hints = {
         _by_rows: "You cut the output into heads. A head reaches all C "
         "numbers of the stream; cut what goes in, and the columns it meets.",
@@ -374,7 +371,7 @@ def _changed_in_place(mixed, head, n_head):
 
 
 def _check_mean(answer) -> str | None:
-    given = 1 + _draw(3, 5, 12), 1, 3
+    given = 1 + draw(3, 5, 12), 1, 3
     hints = {
         _silenced: "You put zeros there. Asked is the mean, a vector that "
         "the later layers have met before.",
@@ -397,7 +394,7 @@ def _check_mean(answer) -> str | None:
             "Your function changes its input. The model may still need it: "
             "clone before you write."
         )
-    for case in (given, (_draw(2, 4, 8, seed=2), 3, 4)):
+    for case in (given, (draw(2, 4, 8, seed=2), 3, 4)):
         if not _same(answer(*case), hold_at_mean(*case)):
             return f"Head {case[1]} of {case[2]} is not held at its mean."
     return None
@@ -478,7 +475,7 @@ def _left_out(parts, gain, row, eps=1e-5):
 
 
 def _check_parts(answer) -> str | None:
-    given = _draw(4, 10), 1 + _draw(10, seed=1).abs(), _draw(10, seed=2)
+    given = draw(4, 10), 1 + draw(10, seed=1).abs(), draw(10, seed=2)
     hints = {
         _norm_each: "You normalise every part by its own length. The norm "
         "divides by that of the whole stream, the same for all parts.",
@@ -563,7 +560,7 @@ def _squared(weights, values, through):
 
 
 def _check_carried(answer) -> str | None:
-    given = _weights(6, 6), _draw(6, 3, seed=1), _draw(8, 3, seed=2)
+    given = _weights(6, 6), draw(6, 3, seed=1), draw(8, 3, seed=2)
     hints = {
         _weights_alone: "That is the map itself. A weight multiplies a "
         "value, and a value can be short.",
