@@ -54,7 +54,7 @@ def test_an_empty_stub_says_so(exercise: Exercise):
 
 
 @EACH
-@pytest.mark.parametrize("wrong", [..., None, "", object()], ids=repr)
+@pytest.mark.parametrize("wrong", [..., None, "", object()], ids=type)
 def test_nonsense_is_refused_without_an_exception(exercise, wrong):
     assert message(exercise.number, wrong)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from tools import make, setup_env
-from tools.common import ROOT, Steps, Stop, run
+from tools.common import ROOT, Steps, Stop, run, write_json
 
 
 def test_versions_that_fit_are_those_that_are_promised():
@@ -139,6 +140,31 @@ def test_the_book_ends_with_both_paths_and_the_times(monkeypatch, capsys):
     said = capsys.readouterr().out
     for word in ("llmbook.pdf", "index.html", "chapters", "make serve"):
         assert word in said.split("== PDF")[1]
+
+
+@pytest.mark.parametrize(
+    ("executed_at", "budget"), [(None, "smoke"), ("smoke", "smoke"), ("q", "")]
+)
+def test_tests_take_the_book_as_built_or_a_small_one(
+    monkeypatch, tmp_path, executed_at, budget
+):
+    if executed_at:
+        kept = {"01-guessing": {"budget": executed_at}}
+        write_json(tmp_path / "chapters.json", kept)
+    seen = []
+    monkeypatch.setattr(make, "BUILD", tmp_path)
+    monkeypatch.setattr(
+        make, "build", lambda *_: seen.append(dict(os.environ))
+    )
+    monkeypatch.setattr(make, "tool", lambda *_, env: seen.append(env))
+    monkeypatch.setenv("BROWSER", "none")
+    monkeypatch.setenv("LLMBOOK_BUDGET", "")  # put back afterwards
+    monkeypatch.delenv("LLMBOOK_BUDGET")
+    monkeypatch.setattr(sys, "argv", ["make.py", "test"])
+    assert make.main() == 0
+    built, tested = seen
+    assert built.get("LLMBOOK_BUDGET", "") == budget
+    assert tested["LLMBOOK_BUDGET"] == "smoke"
 
 
 def test_a_failing_tool_has_the_last_word(capsys, monkeypatch):

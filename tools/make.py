@@ -33,6 +33,7 @@ from tools.common import (
     PDF,
     Steps,
     Stop,
+    read_json,
     run,
     say,
     venv_python,
@@ -149,8 +150,10 @@ def lab() -> None:
 
 
 def test() -> None:
-    """``make test``."""
+    """``make test``: on the book as built, else on one at ``smoke``."""
     steps = Steps()
+    if not built_for_readers():
+        os.environ.setdefault("LLMBOOK_BUDGET", "smoke")
     found = None
     if wanted("BROWSER"):
         steps.run("set-up", setup_env.setup)
@@ -161,6 +164,12 @@ def test() -> None:
     if found:
         environment["LLMBOOK_CHROMIUM"] = found
     tool("tools.run_tests", env=environment)
+
+
+def built_for_readers() -> bool:
+    """Whether ``make book`` has executed the chapters, not a test."""
+    kept = read_json(BUILD / "chapters.json", {}).values()
+    return bool(kept) and all(one["budget"] != "smoke" for one in kept)
 
 
 def unit() -> None:

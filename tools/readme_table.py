@@ -89,7 +89,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
     if options.record:
-        write_json(RUNS, read_json(BUILD / "chapters.json"))
+        measured = read_json(BUILD / "chapters.json")
+        if any(one["budget"] == "smoke" for one in measured.values()):
+            print(
+                "The chapters were executed at the smoke budget, for tests; "
+                "run `make book`, then record.",
+                file=sys.stderr,
+            )
+            return 1
+        write_json(RUNS, measured)
     old = README.read_text(encoding="utf-8")
     new = with_table(old, table(read_json(RUNS), repository_address()))
     if options.check:

@@ -1,8 +1,10 @@
 """Run every test of the book in one go of pytest.
 
 The unit tests and doctests, the book's own tests, the chapters once more
-with nbval at the smallest budget, the site in a browser, the PDF. Words on
-the command line go to pytest instead of the usual selection.
+with nbval at the smallest budget, the site in a browser, the PDF. The files
+are dealt out to a few processes, each file whole, for its fixtures and for
+the cells of a chapter that build on one another. Words on the command line
+go to pytest instead of the usual selection.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from tools.chapters import chapters
 from tools.common import ROOT
 
 CELL_TIMEOUT = 600  # seconds; the smallest budget needs a few
+MOST_PROCESSES = 4  # each may hold two gigabytes
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -22,6 +25,8 @@ def command(arguments: list[str]) -> list[str]:
     pytest = [sys.executable, "-m", "pytest", "-q", "--durations=10"]
     if arguments:
         return [*pytest, *arguments]
+    pytest += ["--numprocesses=logical", f"--maxprocesses={MOST_PROCESSES}"]
+    pytest += ["--dist=loadfile"]
     nbval = ["--nbval-lax", "--nbval-current-env"]
     nbval += [f"--nbval-cell-timeout={CELL_TIMEOUT}"]
     notebooks = [str(path.relative_to(ROOT)) for path in chapters()]
@@ -30,9 +35,8 @@ def command(arguments: list[str]) -> list[str]:
 
 def main() -> int:
     """Run pytest; return its exit status."""
-    environment = os.environ | {
-        "LLMBOOK_BUDGET": os.environ.get("LLMBOOK_BUDGET", "smoke"),
-    }
+    few = {"LLMBOOK_BUDGET": "smoke", "OMP_NUM_THREADS": "1"}
+    environment = few | os.environ
     words = command(sys.argv[1:])
     return subprocess.run(words, cwd=ROOT, env=environment).returncode
 

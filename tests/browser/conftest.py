@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -52,12 +53,9 @@ def browser():
         launched.close()
 
 
-@pytest.fixture
-def new_page(browser, site):
-    """Open a page of the site: ``new_page("book/05-attention.html")``.
-
-    Returns (page, record); the contexts are closed after the test.
-    """
+@contextlib.contextmanager
+def opener(browser, site) -> Iterator[Callable]:
+    """Open pages of the site; their contexts are closed at the end."""
     contexts = []
 
     def open_page(
@@ -86,6 +84,23 @@ def new_page(browser, site):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def new_page(browser, site):
+    """Open a page of the site: ``new_page("book/05-attention.html")``.
+
+    Returns (page, record); the contexts are closed after the test.
+    """
+    with opener(browser, site) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def opened(browser, site, request):
+    """(path, page, record), once for all tests that only read the page."""
+    with opener(browser, site) as open_page:
+        yield request.param, *open_page(request.param)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.browsing import AXE, HTML, THEMES, record
+from tests.browser.browsing import COLOR_RULES, HTML, record, violations
 
 # Code that is unfolded fades in; half-faded ink has too little contrast.
 SETTLED = """Promise.all(document.getAnimations()
@@ -20,60 +20,33 @@ PAGES = sorted(
 CHAPTERS = [page for page in PAGES if re.search(r"/\d\d-", page)]
 
 
+each_page = pytest.mark.parametrize("opened", PAGES, indirect=True)
+each_chapter = pytest.mark.parametrize("opened", CHAPTERS, indirect=True)
+
+
 def test_there_is_a_site_to_test():
     assert PAGES and CHAPTERS
 
 
-@pytest.mark.parametrize("scheme", ["http", "file"])
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_asks_the_network_for_nothing_and_logs_no_error(
-    new_page, path, scheme
-):
-    page, kept = new_page(path, scheme=scheme)
+@each_page
+def test_a_page_asks_the_network_for_nothing_and_logs_no_error(opened):
+    _, page, kept = opened
     page.wait_for_timeout(200)
     assert kept.left() == []
     assert kept.errors == []
 
 
-@pytest.mark.parametrize("path", CHAPTERS)
-def test_mathematics_is_typeset(new_page, path):
-    page, _ = new_page(path)
+@each_chapter
+def test_mathematics_is_typeset(opened):
+    _, page, _ = opened
     wanted = page.locator("span.math, div.math").count()
     assert page.locator("mjx-container svg").count() >= wanted
     assert page.locator("mjx-merror, [data-mml-node=merror]").count() == 0
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_nothing(new_page, path, theme):
-    page, _ = new_page(path, theme=theme)
-    assert page.locator(f"html[data-theme={theme}]").count() == 1
-    page.evaluate(
-        "document.querySelectorAll('details').forEach(d => d.open = true)"
-    )
-    page.evaluate(SETTLED)
-    page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run()")["violations"]
-    assert [summary(item) for item in found] == []
-
-
-def summary(violation: dict) -> str:
-    """A violation in a line."""
-    nodes = [node["html"][:160] for node in violation["nodes"][:3]]
-    count = len(violation["nodes"])
-    return f"{violation['id']} ({count}): {' | '.join(nodes)}"
-
-
-@pytest.mark.parametrize("path", PAGES)
-def test_a_page_fits_a_phone(new_page, path):
-    page, _ = new_page(path, width=390, height=800)
-    width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= 390
-
-
-@pytest.mark.parametrize("path", CHAPTERS)
-def test_a_chapter_s_number_is_its_file_s(new_page, path):
-    page, _ = new_page(path)
+@each_chapter
+def test_a_chapter_s_number_is_its_file_s(opened):
+    path, page, _ = opened
     number = int(Path(path).name[:2])
     assert page.locator("h1 .section-number").inner_text().strip() == str(
         number
@@ -83,6 +56,58 @@ def test_a_chapter_s_number_is_its_file_s(new_page, path):
         assert re.match(rf"Figure {number}\.\d+", text)
     for equation in page.locator(".eqno").all():
         assert equation.text_content().startswith(f"({number}.")
+
+
+@each_chapter
+def test_launch_buttons_open_this_chapter(opened):
+    path, page, _ = opened
+    links = page.locator(".dropdown-launch-buttons a").evaluate_all(
+        "links => links.map(a => decodeURIComponent(a.href))"
+    )
+    notebook = path.replace(".html", ".ipynb")
+    assert any("mybinder.org" in u and notebook in u for u in links)
+    assert any("colab.research" in u and notebook in u for u in links)
+
+
+@each_chapter
+def test_ids_are_unique_on_a_page(opened):
+    _, page, _ = opened
+    ids = page.locator("[id]").evaluate_all("all => all.map(n => n.id)")
+    assert sorted(ids) == sorted(set(ids))
+
+
+@each_page
+def test_axe_finds_nothing(opened):
+    _, page, _ = opened
+    unfold(page, "light")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_axe_finds_every_color_fit_in_the_dark(new_page, path):
+    """The dark page has the light one's structure; its colors are new."""
+    page, _ = new_page(path, theme="dark")
+    unfold(page, "dark")
+    assert violations(page, COLOR_RULES) == []
+
+
+def unfold(page, theme: str) -> None:
+    """Open every fold of a page in this theme, and let it settle."""
+    assert page.locator(f"html[data-theme={theme}]").count() == 1
+    page.evaluate(
+        "document.querySelectorAll('details').forEach(d => d.open = true)"
+    )
+    page.evaluate(SETTLED)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_from_the_disk_is_as_quiet_and_fits_a_phone(new_page, path):
+    page, kept = new_page(path, width=390, height=800, scheme="file")
+    page.wait_for_timeout(200)
+    assert kept.left() == []
+    assert kept.errors == []
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390
 
 
 def test_search_finds_a_word_of_a_chapter(new_page):
@@ -95,17 +120,6 @@ def test_search_finds_a_word_of_a_chapter(new_page):
     assert kept.left() == []
 
 
-@pytest.mark.parametrize("path", CHAPTERS)
-def test_launch_buttons_open_this_chapter(new_page, path):
-    page, _ = new_page(path)
-    links = page.locator(".dropdown-launch-buttons a").evaluate_all(
-        "links => links.map(a => decodeURIComponent(a.href))"
-    )
-    notebook = path.replace(".html", ".ipynb")
-    assert any("mybinder.org" in u and notebook in u for u in links)
-    assert any("colab.research" in u and notebook in u for u in links)
-
-
 def test_the_theme_button_turns_figures_dark(new_page):
     path = next(p for p in CHAPTERS if "llm-svg" in (HTML / p).read_text())
     page, _ = new_page(path)
@@ -114,13 +128,6 @@ def test_the_theme_button_turns_figures_dark(new_page):
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
     assert page.evaluate(f"{ink}('--llm-ink')") != light
     assert "var(--llm-ink" in page.locator("svg.llm-svg").first.inner_html()
-
-
-@pytest.mark.parametrize("path", CHAPTERS)
-def test_ids_are_unique_on_a_page(new_page, path):
-    page, _ = new_page(path)
-    ids = page.locator("[id]").evaluate_all("all => all.map(n => n.id)")
-    assert sorted(ids) == sorted(set(ids))
 
 
 def test_a_code_cell_s_copy_button_copies_its_source(browser, site):
