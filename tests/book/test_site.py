@@ -22,6 +22,10 @@ LOADS = {  # attributes by which a page asks for something at once
     ("source", "src"),
     ("video", "src"),
 }
+TOO_LONG = re.compile(  # the warning, and the line of the call that gave it
+    r".*UserWarning: \w+: \d+ of \d+ prompts are longer than the model reads,"
+    r".*\n.*\n"
+)
 
 
 class Page(HTMLParser):
@@ -138,14 +142,19 @@ def test_exercises_of_a_page_carry_its_number(site):
 
 
 def test_the_executed_chapters_hold_no_warnings_and_no_errors():
+    record = read_json(BUILD / "chapters.json")
     for path in all_chapters():
+        small = record[path.stem]["budget"] == "smoke"
         notebook = read(BUILD / "executed" / path.name)
         for cell in notebook["cells"]:
             for output in cell.get("outputs", []):
                 assert output["output_type"] != "error", cell["id"]
-                said = "".join(output.get("text", ""))
-                is_error = output.get("name") == "stderr"
-                assert not is_error, f"{path.stem}, {cell['id']}: {said}"
+                if output.get("name") != "stderr":
+                    continue
+                said = "".join(output["text"])
+                if small:  # the smallest model reads 128 tokens
+                    said = TOO_LONG.sub("", said)
+                assert said == "", f"{path.stem}, {cell['id']}"
 
 
 def test_the_executed_chapters_are_the_committed_ones():
