@@ -23,10 +23,10 @@ MOST_PROCESSES = 4  # each may hold two gigabytes
 def command(arguments: list[str]) -> list[str]:
     """The call of pytest."""
     pytest = [sys.executable, "-m", "pytest", "-q", "--durations=10"]
-    if arguments:
-        return [*pytest, *arguments]
     pytest += ["--numprocesses=logical", f"--maxprocesses={MOST_PROCESSES}"]
     pytest += ["--dist=loadfile"]
+    if arguments:
+        return [*pytest, *arguments]
     nbval = ["--nbval-lax", "--nbval-current-env"]
     nbval += [f"--nbval-cell-timeout={CELL_TIMEOUT}"]
     notebooks = [str(path.relative_to(ROOT)) for path in chapters()]
@@ -35,8 +35,8 @@ def command(arguments: list[str]) -> list[str]:
 
 def main() -> int:
     """Run pytest; return its exit status."""
-    few = {"LLMBOOK_BUDGET": "smoke", "OMP_NUM_THREADS": "1"}
-    environment = few | os.environ
+    defaults = {"LLMBOOK_BUDGET": "smoke", "OMP_NUM_THREADS": "1"}
+    environment = defaults | os.environ
     words = command(sys.argv[1:])
     return subprocess.run(words, cwd=ROOT, env=environment).returncode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.browsing import COLOR_RULES, HTML, record, violations
+from tests.browser.browsing import HTML, THEMES, record, violations
 
 # Code that is unfolded fades in; half-faded ink has too little contrast.
 SETTLED = """Promise.all(document.getAnimations()
@@ -18,8 +18,6 @@ PAGES = sorted(
     path.relative_to(HTML).as_posix() for path in HTML.glob("book/*.html")
 )
 CHAPTERS = [page for page in PAGES if re.search(r"/\d\d-", page)]
-
-
 each_page = pytest.mark.parametrize("opened", PAGES, indirect=True)
 each_chapter = pytest.mark.parametrize("opened", CHAPTERS, indirect=True)
 
@@ -76,28 +74,16 @@ def test_ids_are_unique_on_a_page(opened):
     assert sorted(ids) == sorted(set(ids))
 
 
-@each_page
-def test_axe_finds_nothing(opened):
-    _, page, _ = opened
-    unfold(page, "light")
-    assert violations(page) == []
-
-
+@pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("path", PAGES)
-def test_axe_finds_every_color_fit_in_the_dark(new_page, path):
-    """The dark page has the light one's structure; its colors are new."""
-    page, _ = new_page(path, theme="dark")
-    unfold(page, "dark")
-    assert violations(page, COLOR_RULES) == []
-
-
-def unfold(page, theme: str) -> None:
-    """Open every fold of a page in this theme, and let it settle."""
+def test_axe_finds_nothing(new_page, path, theme):
+    page, _ = new_page(path, theme=theme)
     assert page.locator(f"html[data-theme={theme}]").count() == 1
     page.evaluate(
         "document.querySelectorAll('details').forEach(d => d.open = true)"
     )
     page.evaluate(SETTLED)
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("path", PAGES)
