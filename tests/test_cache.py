@@ -93,3 +93,55 @@ def test_what_is_stored_carries_no_gradient(model):
     cache = new_cache()
     model(ids(1, 4), attends=cache.attends())
     assert not cache.keys.requires_grad
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5, 9])
+def test_a_cache_that_was_cut_goes_on_as_if_it_had_read_no_more(model, kept):
+    cache, idx, other = new_cache(), ids(1, 12), ids(1, 12, seed=1)
+    fed(model, idx, [9], cache)
+    cache.cut(kept)
+    text = torch.cat([idx[:, :kept], other[:, kept:]], dim=1)
+    rest = fed(model, text, [1, 11 - kept], cache)
+    expected = model(text)[0][:, kept:]
+    assert_close(rest, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_cache_is_cut_to_what_it_has_read(model):
+    cache = new_cache()
+    fed(model, ids(1, 12), [4], cache)
+    for length in (-1, 5):
+        with pytest.raises(ValueError, match="has read 4"):
+            cache.cut(length)
+    assert cache.length == 4
+
+
+@pytest.mark.parametrize(("read", "kept"), [(3, 1), (4, 2), (9, 8), (9, 0)])
+def test_a_sliding_cache_goes_back_as_far_as_it_remembers(read, kept):
+    config = GPTConfig(**{**vars(CONFIG), "window": 4, "positions": "rotary"})
+    model = GPT(config, generator=torch.Generator().manual_seed(0)).eval()
+    cache = KVCache(3, 1, 2, 8, context_length=12, window=4)
+    idx, other = ids(1, 12), ids(1, 12, seed=1)
+    fed(model, idx, [read], cache)
+    cache.cut(kept)
+    text = torch.cat([idx[:, :kept], other[:, kept:]], dim=1)
+    rest = fed(model, text, [1, 2, 9 - kept], cache)
+    expected = model(text)[0][:, kept:]
+    assert_close(rest, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_sliding_cache_says_what_it_has_forgotten():
+    cache = KVCache(1, 1, 2, 8, context_length=12, window=4)
+    [attend] = cache.attends()
+    attend(*torch.zeros(3, 1, 2, 9, 8))
+    with pytest.raises(ValueError, match="stores the newest 4"):
+        cache.cut(6)
+    assert cache.length == 9
+
+
+def test_rows_can_be_chosen_in_any_order(model):
+    cache, idx = new_cache(2), ids(2, 12)
+    fed(model, idx, [5], cache)
+    cache.select(torch.tensor([1, 1, 0]))
+    rows = torch.stack([idx[1], idx[1], idx[0]])
+    rest = fed(model, rows, [7], cache)
+    assert_close(rest, model(rows)[0][:, 5:], atol=1e-5, rtol=1e-5)

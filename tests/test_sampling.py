@@ -1,6 +1,7 @@
 """Sampling, against Hugging Face's warpers and against itself."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from llmbook.sampling import (
     keep_min_p,
     keep_top_k,
     keep_top_p,
+    penalise,
     sample,
     stream,
 )
@@ -59,6 +61,19 @@ def random_logits(seed, rows=3, size=50):
 def test_each_filter_equals_transformers(ours, theirs, seed):
     logits = random_logits(seed)
     torch.testing.assert_close(ours(logits), theirs(None, logits))
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.2, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_penalty_equals_transformers(penalty, seed):
+    logits = random_logits(seed)
+    source = torch.Generator().manual_seed(seed)
+    seen = torch.randint(50, (3, 20), generator=source)  # some twice
+    theirs = hf.RepetitionPenaltyLogitsProcessor(penalty)
+    before = logits.clone()
+    expected = theirs(seen, logits.clone())
+    torch.testing.assert_close(penalise(logits, seen, penalty), expected)
+    assert torch.equal(logits, before)  # what the model gave is left alone
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -154,6 +169,23 @@ def test_past_the_context_the_window_slides(model):
         assert ids[end] == logits[0, -1].argmax().item()
 
 
+def test_the_penalty_counts_the_prompt_and_what_was_written(model):
+    row = [3, 1]
+    for _ in range(12):
+        logits, _ = model(torch.tensor([row]))
+        scores = logits[0, -1]
+        for token in set(row):  # by the definition, one by one
+            up = scores[token] > 0
+            scores[token] = scores[token] / 3 if up else scores[token] * 3
+        row.append(int(scores.argmax()))
+    choices = {"temperature": 0, "repetition_penalty": 3.0}
+    assert generate(model, [3, 1], 12, **choices) == row
+    assert list(stream(model, [3, 1], 12, **choices)) == row[2:]
+    assert generate(model, [3, 1], 12, temperature=0) != row
+    high = generate(model, [3], 15, temperature=0, repetition_penalty=1e9)
+    assert len(set(high)) == len(high)
+
+
 def test_greedy_equals_an_argmax_loop(model):
     ids = torch.tensor([[3, 1]])
     for _ in range(8):
@@ -203,7 +235,11 @@ def test_generating_leaves_the_mode_of_the_model_as_it_was(model):
         (lambda x: keep_top_p(x, 0), "top_p"),
         (lambda x: keep_top_p(x, 1.5), "top_p"),
         (lambda x: keep_min_p(x, -0.1), "min_p"),
+        (lambda x: penalise(x, torch.tensor([[0]]), 0), "penalty"),
+        (lambda x: penalise(x, torch.tensor([[0]]), -1), "penalty"),
+        (lambda x: penalise(x, torch.tensor([[0]]), math.inf), "penalty"),
         (lambda x: sample(x * float("nan")), "NaN"),
+        (lambda x: sample(torch.tensor([[0.0, math.nan]])), "NaN"),
         (lambda x: sample(torch.full((1, 4), float("-inf"))), "finite"),
     ],
 )

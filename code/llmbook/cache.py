@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from llmbook.attention import Attend, grouped_attention, masked_attention
+
+Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 class KVCache:
@@ -65,6 +68,41 @@ class KVCache:
         self.length = 0
         self._half_done = False
 
+    def cut(self, length: int) -> None:
+        """Forget all tokens but the first ``length``; the memory stays.
+
+        Raises:
+            ValueError: fewer tokens have been read, or a token that the
+                next one would see has been written over by a newer.
+
+        >>> cache = KVCache(1, 1, n_head=1, head_dim=2, context_length=8)
+        >>> _ = cache.attends()[0](*torch.zeros(3, 1, 1, 5, 2))
+        >>> cache.cut(3)
+        >>> cache.length
+        3
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(
+                f"cannot keep {length} tokens: the cache has read "
+                f"{self.length}. Give a number from 0 to {self.length}."
+            )
+        places = self.keys.shape[-2]
+        oldest = max(0, self.length - places)  # that is still stored
+        if length and max(0, length - places + 1) < oldest:
+            raise ValueError(
+                f"cannot keep {length} of {self.length} tokens: the window "
+                f"stores the newest {places}, and the next token would see "
+                "older ones. Make a KVCache without window=... for this."
+            )
+        self.length = length
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with the rows of these numbers (B,), in this order.
+
+        A row may be named twice or not at all: B becomes how many are named.
+        """
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
     def attends(self) -> list[Attend]:
         """One function a layer, for ``GPT.forward(attends=...)``.
 
@@ -74,6 +112,33 @@ class KVCache:
         slides = self.keys.shape[-2] < self.context_length
         attend = self._attend_sliding if slides else self._attend
         return [partial(attend, layer) for layer in range(len(self.keys))]
+
+    def next_token(self) -> Iterator[tuple[Pair, Pair]]:
+        """Where the next token of each row goes, layer by layer.
+
+        First the places of its key and value, (B, G, 1, D) each, to write
+        to; then the keys and values that it sees, (B, G, S, D) each, its
+        own included. Once all layers have been taken, it counts as read.
+
+        Raises:
+            ValueError: the cache is full.
+
+        >>> cache = KVCache(1, 1, n_head=2, head_dim=4, context_length=8)
+        >>> [[new, seen]] = cache.next_token()
+        >>> new[0].shape, cache.length
+        (torch.Size([1, 2, 1, 4]), 1)
+        """
+        places = self.keys.shape[-2]
+        if self.length >= self.context_length:
+            self._check(self.keys[0, :, :, :1], self.length + 1)
+        if places < self.context_length:
+            self._check_whole(0)
+        at, filled = self.length % places, min(self.length + 1, places)
+        both = self.keys, self.values
+        new = [x.narrow(-2, at, 1).unbind() for x in both]
+        seen = [x.narrow(-2, 0, filled).unbind() for x in both]
+        yield from zip(zip(*new), zip(*seen))  # noqa: B905
+        self.length, self._half_done = self.length + 1, False
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         end = self.length + k.shape[-2]

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from llmbook.cache import KVCache
+from llmbook.decoding import Decoder, covers
 from llmbook.model import GPT
 
+PACKING_PAYS = 64  # new tokens from which copies of weights are worth it
 REMOVED = float("-inf")  # the logit of a token with probability zero
 
 
@@ -86,6 +89,29 @@ def keep_min_p(logits: Tensor, fraction: float) -> Tensor:
     return logits.masked_fill(probabilities < bar, REMOVED)
 
 
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Make the tokens ``seen`` (B, T) less likely in the logits (B, V).
+
+    A logit above 0 is divided by ``penalty`` and one below is multiplied,
+    once for each token however often it was seen. Source: Keskar et al.
+    2019, section 4.1, which divides both; a negative logit would rise. As
+    in Hugging Face's ``generate``.
+
+    >>> penalise(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[0, 1]]), 2.0)
+    tensor([[ 1., -4.,  2.]])
+    """
+    if not 0 < penalty < float("inf"):
+        raise ValueError(
+            f"repetition_penalty is {penalty!r}; expected a number above 0: "
+            "1 changes nothing, 1.2 is usual."
+        )
+    if penalty == 1:
+        return logits
+    scores = logits.gather(-1, seen)  # (B, T)
+    scores = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits.scatter(-1, seen, scores)
+
+
 def filtered(
     logits: Tensor,
     temperature: float = 1.0,
@@ -123,10 +149,10 @@ def sample(
     >>> sample(torch.tensor([[0.0, 9.0, 1.0]]), temperature=0)
     tensor([1])
     """
-    if not torch.isfinite(logits).any(dim=-1).all() or logits.isnan().any():
+    if not logits.amax(dim=-1).isfinite().all():  # NaN is above all numbers
         raise ValueError(
-            "a row of logits has NaN or no finite value; expected at least "
-            "one token to choose from. Check the model's weights."
+            "a row of logits has NaN, +inf or no finite value; expected at "
+            "least one token to choose from. Check the model's weights."
         )
     if temperature == 0:
         return logits.argmax(dim=-1)
@@ -167,8 +193,8 @@ def next_logits(model: GPT, ids: Tensor) -> Tensor:
 def cached_logits(model: GPT, ids: Tensor, cache: KVCache) -> Tensor:
     """The same logits; only the ids that ``cache`` has not seen are run."""
     new = ids[:, cache.length :]
-    logits, _ = model(new, attends=cache.attends(), start=cache.length)
-    return logits[:, -1]
+    x = model.hidden(new, attends=cache.attends(), start=cache.length)
+    return F.linear(x[:, -1], model.head_weight)
 
 
 def new_cache(
@@ -192,25 +218,30 @@ def new_cache(
     )
 
 
-@torch.no_grad()
-def _next_ids(
-    model: GPT,
-    ids: Tensor,
-    cache: KVCache | None,
-    generator: torch.Generator | None,
-    **choices: float | None,
-) -> Tensor:
-    """One step: the next ids (B,), drawn with dropout switched off."""
-    training = model.training
-    model.eval()
-    try:
-        if cache is not None and ids.shape[1] <= model.config.context_length:
-            logits = cached_logits(model, ids, cache)
-        else:
-            logits = next_logits(model, ids)
-    finally:
-        model.train(training)
-    return sample(logits, generator, **choices).to(ids.device)
+class _Reader:
+    """Next-token logits of a text that grows by a token a row at a time."""
+
+    def __init__(self, model: GPT, cache: KVCache | None, count: int) -> None:
+        self.model, self.cache, self.decoder = model, cache, None
+        if cache is not None and count > 1 and covers(model):
+            self.decoder = Decoder(model, cache, count >= PACKING_PAYS)
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor) -> Tensor:
+        """Logits (B, V) after ``ids`` (B, T), with dropout switched off."""
+        model, cache, decoder = self.model, self.cache, self.decoder
+        fits = ids.shape[1] <= model.config.context_length
+        one = cache is not None and 0 < cache.length == ids.shape[1] - 1
+        if fits and one and decoder is not None and decoder.ready():
+            return decoder.step(ids[:, -1])
+        training = model.training
+        model.eval()
+        try:
+            if fits and cache is not None:
+                return cached_logits(model, ids, cache)
+            return next_logits(model, ids)
+        finally:
+            model.train(training)
 
 
 def _steps(
@@ -219,6 +250,7 @@ def _steps(
     count: int,
     generator: torch.Generator | None,
     use_cache: bool,
+    repetition_penalty: float = 1.0,
     **choices: float | None,
 ) -> Iterator[Tensor]:
     """Yield the next ids (B,), ``count`` times."""
@@ -228,8 +260,10 @@ def _steps(
         )
     B, T = ids.shape
     cache = new_cache(model, B, T + count) if use_cache else None
+    reader = _Reader(model, cache, count)
     for _ in range(count):
-        chosen = _next_ids(model, ids, cache, generator, **choices)
+        logits = penalise(reader.logits(ids), ids, repetition_penalty)
+        chosen = sample(logits, generator, **choices).to(ids.device)
         yield chosen
         ids = torch.cat([ids, chosen[:, None]], dim=1)
 
@@ -258,7 +292,8 @@ def stream(
     """Yield new ids one by one, until a stop token or the limit.
 
     ``choices`` are ``temperature``, ``top_k``, ``top_p`` and ``min_p``, as in
-    :func:`filtered`. The stop token itself is yielded, then nothing more.
+    :func:`filtered`, and ``repetition_penalty``, as in :func:`penalise`.
+    stop token itself is yielded, then nothing more.
     """
     ids = _checked_prompt(model, prompt)
     if ids.shape[0] != 1:
@@ -289,7 +324,7 @@ def generate(
         max_new_tokens: the most tokens added to each.
         stop_tokens: ids after which a row ends; the stop token is kept.
         choices: ``temperature`` (0 is greedy), ``top_k``, ``top_p``,
-            ``min_p``.
+            ``min_p``, ``repetition_penalty``.
 
     Returns:
         A list of ids for a list, a list of B lists for a tensor (B, T).
@@ -300,8 +335,9 @@ def generate(
     drawn = _generator(seed, generator)
     steps = _steps(model, ids, max_new_tokens, drawn, use_cache, **choices)
     for chosen in steps:
-        for row in sorted(open_rows):
-            rows[row].append(int(chosen[row]))
+        new = chosen.tolist()
+        for row in open_rows:
+            rows[row].append(new[row])
         open_rows -= {r for r in open_rows if rows[r][-1] in stop_tokens}
         if not open_rows:
             break

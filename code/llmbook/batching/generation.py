@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.model import GPT
-from llmbook.sampling import sample
+from llmbook.sampling import penalise, sample
 
 from .masks import Ids, left_pad, positions_of
 from .prefix import PaddedCache, Prefix, evaluating, without
@@ -42,7 +42,7 @@ def generate_batch(
         stop: says of a row's new ids whether it ends there.
         seed, generator: at most one; a generator draws the seed.
         choices: ``temperature`` (0 is greedy), ``top_k``, ``top_p``,
-            ``min_p``.
+            ``min_p``, ``repetition_penalty``.
 
     Raises:
         ValueError: a prompt is empty or leaves no room for the new tokens.
@@ -73,12 +73,15 @@ class _Rows:
         self.ids, pads = left_pad(rest, device=model.head_weight.device)
         columns = len(prefix or ()) + self.ids.shape[1] + max_new_tokens
         self.cache = PaddedCache(model, pads, columns, prefix)
-        self.model = model
+        self.model, self.prompts = model, prompts
         self.new: list[list[int]] = [[] for _ in prompts]
         self.going = list(range(len(prompts)))
 
     def step(
-        self, sources: Sequence[torch.Generator], **choices: float | None
+        self,
+        sources: Sequence[torch.Generator],
+        repetition_penalty: float = 1.0,
+        **choices: float | None,
     ) -> None:
         """One more id for every row still going."""
         mask = self.cache.mask(self.ids.shape[1])
@@ -89,10 +92,21 @@ class _Rows:
         )
         logits = F.linear(x[:, -1], self.model.head_weight)  # (B, V)
         going = [sources[row] for row in self.going]
-        drawn = _draw(logits.cpu(), going, **choices)
+        logits = self._penalised(logits.cpu(), repetition_penalty)
+        drawn = _draw(logits, going, **choices)
         for row, token in zip(self.going, drawn, strict=True):
             self.new[row].append(token)
         self.ids = torch.tensor(drawn, device=self.ids.device)[:, None]
+
+    def _penalised(self, logits: Tensor, penalty: float) -> Tensor:
+        """Each row's ``logits`` (B, V), by the tokens of its own text."""
+        if penalty == 1:
+            return logits
+        seen = [[*self.prompts[row], *self.new[row]] for row in self.going]
+        rows = zip(logits.split(1), seen, strict=True)
+        return torch.cat(
+            [penalise(row, torch.tensor([ids]), penalty) for row, ids in rows]
+        )
 
     def leave(self, stop_tokens: Sequence[int], stop: Callable | None) -> None:
         """Rows that have come to their end drop out."""
