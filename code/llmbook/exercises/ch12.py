@@ -377,73 +377,324 @@ register(
 # 12.6 -------------------------------------------------------------------
 
 
-def penalise(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
-    """Make tokens in ``seen`` less likely by a factor on their logits."""
+def block_repeats(logits: Tensor, ids: list[int], n: int) -> Tensor:
+    """Remove every token (V,) that would end an n-gram that ``ids`` holds."""
     result = logits.clone()
-    for token in set(seen):
-        value = float(logits[token])
-        result[token] = value / penalty if value > 0 else value * penalty
+    newest = ids[len(ids) - n + 1 :]  # the last n - 1
+    for start in range(len(ids) - n + 1):
+        if ids[start : start + n - 1] == newest:
+            result[ids[start + n - 1]] = REMOVED
     return result
 
 
-def _always_divided(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
+def _one_more(logits: Tensor, ids: list[int], n: int) -> Tensor:
+    return block_repeats(logits, ids, n + 1)
+
+
+def _all_seen(logits: Tensor, ids: list[int], n: int) -> Tensor:
     result = logits.clone()
-    for token in set(seen):
-        result[token] = logits[token] / penalty
+    result[ids] = REMOVED
     return result
 
 
-def _once_each_time(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
-    result = logits.clone()
-    for token in seen:
-        value = float(result[token])
-        result[token] = value / penalty if value > 0 else value * penalty
+def _latest_only(logits: Tensor, ids: list[int], n: int) -> Tensor:
+    result, newest = logits.clone(), ids[len(ids) - n + 1 :]
+    for start in reversed(range(len(ids) - n + 1)):
+        if ids[start : start + n - 1] == newest:
+            result[ids[start + n - 1]] = REMOVED
+            break
     return result
 
 
-def _in_place(logits: Tensor, seen: list[int], penalty: float) -> Tensor:
-    for token in set(seen):
-        value = float(logits[token])
-        logits[token] = value / penalty if value > 0 else value * penalty
+def _in_place(logits: Tensor, ids: list[int], n: int) -> Tensor:
+    logits[:] = block_repeats(logits, ids, n)
     return logits
 
 
-def _check_penalty(answer) -> str | None:
-    logits = torch.tensor([2.0, -2.0, 1.0, 0.5])
+def _blocked_to_zero(logits: Tensor, ids: list[int], n: int) -> Tensor:
+    blocked = block_repeats(logits, ids, n)
+    return blocked.masked_fill(blocked == REMOVED, 0.0)
+
+
+def _check_blocked(answer) -> str | None:
+    logits = torch.tensor([-1.0, 2.0, 1.0, 0.5, 3.0, -2.0])
+    ids, n = [1, 2, 3, 1, 2, 4, 0, 1, 2], 3  # 1 2 was followed by 3 and 4
     before = logits.clone()
-    got = torch.as_tensor(answer(logits, [0, 1, 1], 2.0)).clone()
+    got = torch.as_tensor(answer(logits, list(ids), n)).clone()
     if not torch.equal(logits, before):
         return (
             "You changed the caller's logits. Work on a copy: logits.clone()."
         )
-    if _close(got, _always_divided(before, [0, 1, 1], 2.0)):
-        return (
-            "Dividing a negative logit by 2 moves it up: token 1 became "
-            "likelier. Multiply where the logit is negative."
-        )
-    if _close(got, _once_each_time(before, [0, 1, 1], 2.0)):
-        return (
-            "Token 1 was seen twice and penalised twice. The rule asks "
-            "whether a token was seen, not how often."
-        )
-    wanted = penalise(before, [0, 1, 1], 2.0)
-    if not _close(got, wanted):
-        return f"Expected {wanted.tolist()}, got {got.tolist()}."
-    if not math.isclose(float(answer(before, [], 2.0)[0]), 2.0):
-        return "With nothing seen, nothing may change."
+    known = {
+        _one_more: (
+            "You looked back n tokens. An n-gram is n - 1 tokens and the one "
+            "that ends it."
+        ),
+        _all_seen: (
+            "You removed every token that has occurred. Only those go that "
+            "followed the same n - 1 tokens before."
+        ),
+        _latest_only: (
+            "The last two tokens stood in the text twice before, with two "
+            "different tokens behind them; remove both."
+        ),
+        _blocked_to_zero: (
+            "You set the removed logits to 0, and the softmax of 0 is not 0. "
+            "Use -inf."
+        ),
+    }
+    for mistake, message in known.items():
+        if _close(got, mistake(before, ids, n)):
+            return message
+    for length, size in ((9, 3), (9, 2), (5, 2), (3, 4), (9, 1)):
+        wanted = block_repeats(before, ids[:length], size)
+        if not _close(answer(before.clone(), ids[:length], size), wanted):
+            return (
+                f"After {ids[:length]} with n = {size} expected "
+                f"{wanted.tolist()}."
+            )
     return None
 
 
 register(
     Exercise(
         "12.6",
-        "A penalty for repetition",
-        _check_penalty,
-        penalise,
+        "No phrase twice",
+        _check_blocked,
+        block_repeats,
         {
-            "negative logits divided": _always_divided,
-            "counted twice": _once_each_time,
+            "one token too many": _one_more,
+            "everything seen": _all_seen,
+            "only the latest": _latest_only,
             "changed in place": _in_place,
+            "zero instead of minus infinity": _blocked_to_zero,
+        },
+    )
+)
+
+
+# 12.7 -------------------------------------------------------------------
+
+Beam = tuple[list[int], float]
+
+
+def beam_step(beams: list[Beam], logprobs: Tensor, k: int) -> list[Beam]:
+    """The k likeliest texts, with one token more, of all that are possible."""
+    longer = [
+        ([*ids, token], total + float(logprob))
+        for (ids, total), row in zip(beams, logprobs, strict=True)
+        for token, logprob in enumerate(row)
+    ]
+    return sorted(longer, key=lambda beam: -beam[1])[:k]
+
+
+def _one_each(beams: list[Beam], logprobs: Tensor, k: int) -> list[Beam]:
+    longer = [
+        ([*ids, int(row.argmax())], total + float(row.max()))
+        for (ids, total), row in zip(beams, logprobs, strict=True)
+    ]
+    return sorted(longer, key=lambda beam: -beam[1])[:k]
+
+
+def _last_only(beams: list[Beam], logprobs: Tensor, k: int) -> list[Beam]:
+    fresh = [(ids, 0.0) for ids, _ in beams]
+    return beam_step(fresh, logprobs, k)
+
+
+def _k_each(beams: list[Beam], logprobs: Tensor, k: int) -> list[Beam]:
+    pairs = zip(beams, logprobs, strict=True)
+    return [
+        longer
+        for beam, row in pairs
+        for longer in beam_step([beam], row[None], k)
+    ]
+
+
+def _multiplied_logs(
+    beams: list[Beam], logprobs: Tensor, k: int
+) -> list[Beam]:
+    longer = [
+        ([*ids, token], total * float(logprob))
+        for (ids, total), row in zip(beams, logprobs, strict=True)
+        for token, logprob in enumerate(row)
+    ]
+    return sorted(longer, key=lambda beam: -beam[1])[:k]
+
+
+def _same_beams(got, wanted: list[Beam]) -> bool:
+    return len(got) == len(wanted) and all(
+        list(ids) == expected and math.isclose(total, sum_, abs_tol=1e-4)
+        for (ids, total), (expected, sum_) in zip(got, wanted, strict=True)
+    )
+
+
+def _check_beam(answer) -> str | None:
+    beams = [([7, 1], -1.0), ([7, 2], -1.2), ([5, 5], -4.0)]
+    rows = torch.tensor([[0.4, 0.3, 0.3], [0.5, 0.49, 0.01], [0.9, 0.1, 0.0]])
+    logprobs = (rows + 1e-6).log()
+    got = answer(list(beams), logprobs, 3)
+    known = {
+        _one_each: (
+            "You kept the best token of each text. Two of the best three "
+            "continuations may belong to the same text."
+        ),
+        _last_only: (
+            "You ranked by the newest token alone. Add its log-probability "
+            "to the total of the text that it continues."
+        ),
+        _k_each: (
+            "You returned k texts for each that came in. The k best of all "
+            "go on, or their number grows without end."
+        ),
+        _multiplied_logs: (
+            "You multiplied log-probabilities. Probabilities multiply, so "
+            "their logarithms add up."
+        ),
+    }
+    for mistake, message in known.items():
+        if _same_beams(got, mistake(beams, logprobs, 3)):
+            return message
+    for k in (1, 3, 9):
+        wanted = beam_step(beams, logprobs, k)
+        if not _same_beams(answer(list(beams), logprobs, k), wanted):
+            return f"For k = {k} expected {wanted}, the best first."
+    return None
+
+
+register(
+    Exercise(
+        "12.7",
+        "One step of beam search",
+        _check_beam,
+        beam_step,
+        {
+            "one token for each text": _one_each,
+            "the newest token alone": _last_only,
+            "k for each text": _k_each,
+            "logarithms multiplied": _multiplied_logs,
+        },
+    )
+)
+
+
+# 12.8 -------------------------------------------------------------------
+
+
+def keep_or_replace(
+    p: Tensor, q: Tensor, token: int, u: float, v: float
+) -> int:
+    """The draft ``token``, or a draw from what q (V,) left of p (V,)."""
+    if u < float(p[token] / q[token]):
+        return token
+    left = (p - q).clamp(min=0)
+    return draw(left / left.sum(), v)
+
+
+def _replaced_from_p(
+    p: Tensor, q: Tensor, token: int, u: float, v: float
+) -> int:
+    return token if u < float(p[token] / q[token]) else draw(p, v)
+
+
+def _other_way_round(
+    p: Tensor, q: Tensor, token: int, u: float, v: float
+) -> int:
+    if u < float(q[token] / p[token]):
+        return token
+    left = (p - q).clamp(min=0)
+    return draw(left / left.sum(), v)
+
+
+def _p_alone(p: Tensor, q: Tensor, token: int, u: float, v: float) -> int:
+    if u < float(p[token]):
+        return token
+    left = (p - q).clamp(min=0)
+    return draw(left / left.sum(), v)
+
+
+def _distance(p: Tensor, q: Tensor, token: int, u: float, v: float) -> int:
+    if u < float(p[token] / q[token]):
+        return token
+    left = (p - q).abs()
+    return draw(left / left.sum(), v)
+
+
+def _not_divided(p: Tensor, q: Tensor, token: int, u: float, v: float) -> int:
+    if u < float(p[token] / q[token]):
+        return token
+    return draw((p - q).clamp(min=0), v)
+
+
+def _shares(answer, p: Tensor, q: Tensor) -> Tensor:
+    """How often each token comes out, over evenly spread u and v."""
+    total = torch.zeros(len(p), dtype=torch.double)
+    for token in range(len(p)):
+        for i in range(12):
+            for j in range(20):
+                out = int(answer(p, q, token, (i + 0.5) / 12, (j + 0.5) / 20))
+                total[out] += float(q[token]) / 240
+    return total
+
+
+def _check_shares(answer, got, p, q) -> str | None:
+    if not _close(got, p):
+        return (
+            f"Over evenly spread u and v the tokens come out with shares "
+            f"{got.tolist()}; expected p, which is {p.tolist()}."
+        )
+    if answer(p, q, 2, 0.6, 0.0) != 2 or answer(p, q, 2, 0.7, 0.0) != 0:
+        return (
+            "Token 2 has p / q = 2 / 3: with u = 0.6 it is kept, with u = "
+            "0.7 and v = 0 it is replaced by token 0."
+        )
+    return None
+
+
+def _check_draft(answer) -> str | None:
+    p = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    q = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    got = _shares(answer, p, q)
+    known = {
+        _replaced_from_p: (
+            "You drew the replacement from p. Tokens that the draft "
+            "proposes too often then come twice: as kept drafts and as "
+            "replacements. Draw from what is left of p."
+        ),
+        _other_way_round: (
+            "You kept the draft with probability q / p. It is p / q: a token "
+            "that the draft says too often must be refused now and then."
+        ),
+        _p_alone: (
+            "You kept the draft with probability p. The draft has already "
+            "chosen it with probability q, so divide by that."
+        ),
+        _distance: (
+            "Your replacement may be a token with q above p. Only where p is "
+            "above q is something missing: max(0, p - q)."
+        ),
+        _not_divided: (
+            "What is left of p does not sum to one. Divide it by its sum "
+            "before you draw."
+        ),
+    }
+    for mistake, message in known.items():
+        if _close(got, _shares(mistake, p, q)):
+            return message
+    return _check_shares(answer, got, p, q)
+
+
+register(
+    Exercise(
+        "12.8",
+        "Keep the draft or replace it",
+        _check_draft,
+        keep_or_replace,
+        {
+            "replaced from p": _replaced_from_p,
+            "q over p": _other_way_round,
+            "p alone": _p_alone,
+            "distance": _distance,
+            "not divided": _not_divided,
         },
     )
 )
