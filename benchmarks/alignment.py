@@ -519,7 +519,7 @@ def wanted(
 def made(base: Path | None, jobs: Sequence[Job]) -> None:
     """Make some parts, one after the other, on one thread."""
     torch.set_num_threads(1)
-    running.keep_freed_memory()
+    runtime.keep_freed_memory()
     bench = bench_of(base)
     for job in jobs:
         bench.result(*job)

@@ -32,7 +32,7 @@ from llmbook.accounting import flops_per_token, parameters
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.corpus import DocumentBatches, load_corpus
 from llmbook.model import GPT
-from llmbook.running import keep_freed_memory
+from llmbook.runtime import keep_freed_memory
 from llmbook.tokenizer import BPETokenizer
 from llmbook.train import evaluate, train
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks.records import keep, surroundings
-from llmbook import running
+from llmbook import running, runtime
 from llmbook.corpus import TokenShard, load_corpus
 from llmbook.tokenizer import BPETokenizer
 from llmbook.train import train
@@ -111,7 +111,7 @@ def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
 def run(candidate: Candidate, seed: int, seconds: float) -> dict[str, Any]:
     """Train one candidate from one seed, and score it."""
     torch.set_num_threads(1)
-    running.keep_freed_memory()
+    runtime.keep_freed_memory()
     chosen = candidate.applied(seed)
     with tempfile.TemporaryDirectory() as folder:
         ready = prepared(chosen, Path(folder))

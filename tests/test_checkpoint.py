@@ -1,9 +1,14 @@
 """Checkpoints: what is saved comes back, and nothing else is read."""
 
+import contextlib
 import errno
+import hashlib
 import json
+import os
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from llmbook import checkpoint
-from llmbook.checkpoint import CheckpointError
+from llmbook.checkpoint import CheckpointError, DamagedError
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
 from llmbook.optim import AdamW, parameter_groups
@@ -35,6 +40,21 @@ def step_once(model, optimizer, step):
     optimizer.zero_grad()
     model(x, x)[1].backward()
     optimizer.step()
+
+
+def header_of(path):
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()[checkpoint.FORMAT])
+
+
+def write_again(path, header, checksum=None):
+    """What another program could write: a header and the right checksum."""
+    tensors = load_file(path)
+    header.pop(checkpoint.DIGEST, None)
+    right = checkpoint.checksum(header, tensors)
+    header[checkpoint.DIGEST] = checksum or right
+    metadata = {checkpoint.FORMAT: json.dumps(header)}
+    save_file(tensors, path, metadata=metadata)
 
 
 def same(one, two):
@@ -174,11 +194,9 @@ def test_a_model_without_configuration_cannot_be_built(tmp_path):
 )
 def test_a_model_of_parts_not_known_here_is_refused(values, words, tmp_path):
     path = checkpoint.save(tmp_path / "a.safetensors", trained(0)[0])
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()[checkpoint.FORMAT])
+    header = header_of(path)
     header["config"] |= values
-    metadata = {checkpoint.FORMAT: json.dumps(header)}
-    save_file(load_file(path), path, metadata=metadata)
+    write_again(path, header)
     with pytest.raises(CheckpointError, match=f"cannot build: .*{words}"):
         checkpoint.load_model(path)
 
@@ -204,3 +222,168 @@ def test_a_folder_that_is_a_file_cannot_be_written_to(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CheckpointError, match="cannot write"):
         checkpoint.save(tmp_path / "file" / "a.safetensors", trained()[0])
+
+
+def test_a_single_changed_bit_is_noticed_wherever_it_is(tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", *trained())
+    whole = path.read_bytes()
+    places = np.random.default_rng(3).integers(0, len(whole), 60)
+    for place in [*places.tolist(), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+
+
+def test_changed_weights_and_changed_values_have_a_wrong_checksum(tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", *trained())
+    whole, header = path.read_bytes(), header_of(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DamagedError, match="wrong checksum"):
+        checkpoint.load(path)
+    path.write_bytes(whole)
+    write_again(path, header | {"state": {"step": 7}}, checksum="0" * 64)
+    with pytest.raises(DamagedError, match="wrong checksum"):
+        checkpoint.load(path)
+
+
+def test_the_checksum_is_sha256_of_what_the_file_holds(tmp_path):
+    path = checkpoint.save(tmp_path / "a.safetensors", trained()[0])
+    header = header_of(path)
+    digest = header.pop("sha256")
+    total = hashlib.sha256(json.dumps(header).encode())
+    for name, tensor in sorted(load_file(path).items()):
+        words = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        total.update(words.encode() + tensor.numpy().tobytes())
+    assert digest == total.hexdigest()
+
+
+def test_the_same_run_writes_the_same_bytes(tmp_path):
+    one, two = (
+        checkpoint.save(tmp_path / name, *trained(), state={"step": 3})
+        for name in ("a.safetensors", "b.safetensors")
+    )
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_file_of_the_first_version_has_no_checksum_and_is_read(tmp_path):
+    model, _ = trained()
+    path = checkpoint.save(tmp_path / "a.safetensors", model)
+    header = header_of(path) | {"version": 1}
+    metadata = {checkpoint.FORMAT: json.dumps(header)}
+    save_file(load_file(path), path, metadata=metadata)
+    assert same(checkpoint.load_model(path), model)
+
+
+def two_saved(folder):
+    """The file of a run that was saved twice."""
+    path = folder / "run.safetensors"
+    for step in (1, 2):
+        checkpoint.save(
+            path, *trained(step), state={"step": step}, keep_previous=True
+        )
+    return path
+
+
+def test_the_checkpoint_before_the_last_is_kept(tmp_path):
+    path = two_saved(tmp_path)
+    before = checkpoint.previous_of(path)
+    assert checkpoint.load(path).state["step"] == 2
+    assert checkpoint.load(before).state["step"] == 1
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, before.name}
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_where_the_newest_is_damaged_the_one_before_is_used(damage, tmp_path):
+    path = two_saved(tmp_path)
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.warns(checkpoint.CheckpointWarning, match="goes on from"):
+        assert checkpoint.load_newest(path).state["step"] == 1
+    assert checkpoint.load_newest(path).state["step"] == 1  # and in silence
+    checkpoint.save(path, *trained(3), state={"step": 3}, keep_previous=True)
+    assert checkpoint.load(checkpoint.previous_of(path)).state["step"] == 1
+    assert checkpoint.damaged_of(path).exists() == (damage != "missing")
+
+
+def test_a_newer_version_is_never_passed_over_for_an_older_file(tmp_path):
+    path = two_saved(tmp_path)
+    write_again(path, header_of(path) | {"version": 99})
+    with pytest.raises(CheckpointError, match="version 99"):
+        checkpoint.load_newest(path)
+    assert checkpoint.load(checkpoint.previous_of(path)).state["step"] == 1
+
+
+def test_two_damaged_files_are_an_error(tmp_path):
+    path = two_saved(tmp_path)
+    for file in (path, checkpoint.previous_of(path)):
+        file.write_bytes(b"?")
+    with pytest.raises(DamagedError, match="cannot be read either"):
+        checkpoint.load_newest(path)
+    path.unlink()
+    checkpoint.previous_of(path).unlink()
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.load_newest(path)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_a_kill_at_any_moment_of_saving_loses_one_checkpoint_at_most(
+    call, tmp_path, monkeypatch
+):
+    path, calls = two_saved(tmp_path), iter(range(99))
+
+    def deadly(function):
+        def called(*arguments, **options):
+            if next(calls) == call:
+                raise Killed
+            return function(*arguments, **options)
+
+        return called
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", deadly(save_file))
+        for name in ("fsync", "replace"):
+            patch.setattr(checkpoint.os, name, deadly(getattr(os, name)))
+        with contextlib.suppress(Killed):
+            checkpoint.save(
+                path, *trained(3), state={"step": 3}, keep_previous=True
+            )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", checkpoint.CheckpointWarning)
+        step = checkpoint.load_newest(path).state["step"]
+    assert step == (2 if call < 4 else 3)
+    checkpoint.sweep(path)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_disk_that_is_really_too_small_leaves_the_old_file(tmp_path):
+    resource = pytest.importorskip("resource")  # not on Windows
+    path = two_saved(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="cannot write"):
+            checkpoint.save(path, *trained(3), keep_previous=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path).state["step"] == 2
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_removing_a_run_s_checkpoints_leaves_nothing(tmp_path):
+    path = two_saved(tmp_path)
+    path.with_name(f"{path.name}.77.part").write_bytes(b"half")
+    checkpoint.damaged_of(path).write_bytes(b"?")
+    (tmp_path / "mine.txt").touch()
+    checkpoint.remove(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -4,15 +4,19 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
+from dataclasses import replace
 
 import pytest
 
-from llmbook import cli
+from llmbook import cli, running
+from llmbook.cli import training
+from llmbook.config import preset
 from llmbook.corpus import load_corpus
 from llmbook.evaluation.loading import read_trained
 from llmbook.tokenizer import BPETokenizer
-from llmbook.train import document_loss
+from llmbook.train import METRICS_NAME, Run, document_loss, read_metrics
 
 TINY = [
     "--documents=120",
@@ -44,6 +48,89 @@ def test_train_leaves_model_tokenizer_and_record(folder):
     assert {"model.safetensors", "tokenizer.json", "run.json"} <= names
     record = json.loads((folder / "run.json").read_text())
     assert len(record["loss"]) == 6
+    rows = read_metrics(folder / METRICS_NAME)
+    assert [row["loss"] for row in rows if "loss" in row] == record["loss"]
+    assert not list(folder.glob("checkpoint*"))
+
+
+def test_train_writes_over_no_finished_model(folder, capsys):
+    before = (folder / "model.safetensors").read_bytes()
+    assert cli.main(["train", str(folder), *TINY]) == 1
+    assert "holds a finished model" in capsys.readouterr().err
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_resume_finishes_it_to_the_same_bits(
+    number, folder, tmp_path, capsys, monkeypatch
+):
+    advance = Run.advance
+
+    def interrupted(run, step):
+        advance(run, step)
+        if step == 3:
+            os.kill(os.getpid(), number)
+
+    command = ["train", str(tmp_path), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "advance", interrupted)
+        assert cli.main(command) == 128 + number
+    assert "after step 4 of 6" in capsys.readouterr().err
+    assert cli.main(command) == 1
+    assert "a run that was stopped" in capsys.readouterr().err
+    assert cli.main([*command, "--resume"]) == 0
+    mine, theirs = (
+        (place / "model.safetensors").read_bytes()
+        for place in (folder, tmp_path)
+    )
+    assert mine == theirs
+
+
+def test_a_config_sets_all_options_and_each_can_be_changed(
+    monkeypatch, tmp_path
+):
+    seen = []
+    monkeypatch.setattr(cli.Train, "run", lambda self: seen.append(self))
+    out = str(tmp_path / "out")
+    cli.main(["train", "--config", "austen", out])
+    cli.main(["train", out, "--config=austen", "--training.steps=50000",
+              "--held-out=Emma", "--snapshots", "7", "9"])  # fmt: skip
+    cli.main(["train", out])
+    austen, longer, world = seen
+    assert austen.model == preset("austen")
+    assert (austen.corpus, austen.held_out) == ("austen", "Persuasion")
+    assert (austen.training.steps, austen.training.batch_size) == (5000, 16)
+    assert austen.snapshots[-1] == 5000
+    assert (longer.held_out, longer.snapshots) == ("Emma", (7, 9))
+    assert longer.training == replace(austen.training, steps=50_000)
+    assert world.training == running.recipe().train
+    assert world.corpus == "world"
+
+
+NOVEL = "{title}\n\nChapter 1\n\n" + "She walked to Bath and back. " * 80
+
+
+def test_a_novel_is_held_out_whole_and_snapshots_are_kept(
+    monkeypatch, tmp_path, capsys
+):
+    novels = {t: NOVEL.format(title=t) * 2 for t in ("Emma", "Persuasion")}
+    novels["Emma"] = novels["Emma"].replace("Bath", "Highbury")
+    monkeypatch.setattr(training, "load_novels", lambda: novels)
+    command = ["train", str(tmp_path / "out"), "--config=austen", *TINY[1:]]
+    command += ["--model.vocab-size=280"]
+    assert cli.main([*command, "--snapshots", "0", "6"]) == 0
+    corpus = training.without_novel("Persuasion")
+    assert all("Highbury" in text for text in corpus.train_texts)
+    assert all("Bath" in text for text in corpus.validation_texts)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {f"snapshot-00000{n}.safetensors" for n in (0, 6)} <= names
+    command[1] = str(tmp_path / "other")
+    for wrong, words in (
+        (["--held-out=Ivanhoe"], "expected one of Emma, Persuasion"),
+        (["--corpus=world"], "only novels of austen are held out"),
+    ):
+        assert cli.main([*command, *wrong]) == 1
+        assert words in capsys.readouterr().err
 
 
 def test_generate_is_seeded_and_goes_on_from_the_prompt(folder, capsys):
@@ -195,6 +282,8 @@ def test_a_wrong_evaluation_is_refused_with_the_mend(
         [],
         ["dance"],
         ["train", "out", "--training.steps=x"],
+        ["train", "out", "--config=shakespeare"],
+        ["train", "out", "--training.compile"],
         ["train", "out", "--model.n-embd=10", "--model.n-head=3"],
         ["evaluate"],
         ["align", "sft"],

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmbook.config import PRESETS, GPTConfig, RopeScaling, preset
+from llmbook.config import (
+    PRESETS,
+    GPTConfig,
+    RopeScaling,
+    TrainConfig,
+    preset,
+)
 from llmbook.model import GPT
 
 LLAMA = preset("llama-3.2-1b")
@@ -99,6 +105,23 @@ def test_llamas_own_widths_are_given_and_not_worked_out():
 def test_what_does_not_fit_together_is_named(changes, words):
     with pytest.raises(ValueError, match=words):
         replace(GPTConfig(n_embd=64, n_head=4), **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"adamw_scale": -1.0}, "adamw_scale is -1"),
+        ({"adamw_scale": True}, "adamw_scale is True"),
+        ({"compile": True}, "compile is True; expected one of auto, on, off"),
+        ({"compile": "yes"}, "compile is 'yes'"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds is nan"),
+        ({"stop_diverging": "no"}, "stop_diverging is 'no'"),
+    ],
+)
+def test_a_run_s_settings_that_do_not_fit_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        TrainConfig(**changes)
 
 
 @pytest.mark.parametrize(

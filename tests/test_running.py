@@ -124,7 +124,7 @@ def write_package(folder, body):
         path = folder / name
         if path.suffix:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(body if name == "train.py" else "x = 1\n")
+            path.write_text(body if name == "optim.py" else "x = 1\n")
         else:
             path.mkdir(parents=True)
             (path / "__init__.py").write_text("")

@@ -141,8 +141,8 @@ def activation_bytes(
 
     In bytes, for ``B`` sequences of ``T`` tokens, with attention by the
     fused kernel, which stores no weights, and without dropout. The ids and
-    the log-probabilities of the loss are counted too; weights, gradients
-    and the optimizer's averages are not. ``bytes_each`` is the size of a
+    the log-probabilities of the loss (in 16 bits, their gradient) are
+    counted too; weights, gradients and the optimizer's averages are not. ``bytes_each`` is the size of a
     number in the model: 2 for one in bfloat16, of which some steps are in
     float32 all the same.
 
@@ -152,7 +152,7 @@ def activation_bytes(
     """
     c, N = config, B * T
     block = 2 * _norm_keeps(c) + _attention_keeps(c) + _feed_keeps(c)
-    numbers = N * (c.n_layer * block + _norm_keeps(c))
+    numbers = N * (c.n_layer * block + _norm_keeps(c) + c.vocab_size)
     if c.positions == "rotary":
         numbers += T * c.head_dim  # cosines and sines, for all layers
     if c.window is not None and c.window < T:
@@ -169,14 +169,14 @@ def activation_bytes(
 def _floats_kept(c: GPTConfig) -> int:
     """Numbers a token in float32, whatever the model is in.
 
-    The loss's log-probabilities, a sum of exponentials for each head, what
-    RMSNorm squared and the root of it, and the probabilities of a router.
+    A sum of exponentials for each head, what RMSNorm squared and the root
+    of it, and the probabilities of a router.
     """
     sums = c.n_layer * c.n_head
     norms = 2 * c.n_layer + 1 if c.norm == "rmsnorm" else 0
     routing = c.n_expert + c.n_expert_used if c.n_expert else 0
     squared = norms * (c.n_embd + 1)
-    return c.vocab_size + sums + squared + c.n_layer * routing
+    return sums + squared + c.n_layer * routing
 
 
 def _norm_keeps(c: GPTConfig) -> int:

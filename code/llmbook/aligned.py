@@ -238,7 +238,7 @@ def make_stage(chosen: Recipe, folder: Path, progress: bool = True) -> None:
 
     An interrupted run is taken up at its last checkpoint.
     """
-    running.keep_freed_memory()
+    runtime.keep_freed_memory()
     tune = tuned_to_answer if chosen.stage == "sft" else tuned_to_prefer
     tuned = tune(chosen, run_dir=folder, resume=True, progress=progress)
     tuned.tokenizer.save(folder / "tokenizer.json")
@@ -252,7 +252,7 @@ def make_stage(chosen: Recipe, folder: Path, progress: bool = True) -> None:
     beside = folder / f"{RESULT_NAME}.{os.getpid()}.part"
     beside.write_text(json.dumps(result), encoding="utf-8")
     os.replace(beside, folder / RESULT_NAME)
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    checkpoint.remove(folder / CHECKPOINT_NAME)
 
 
 def tuned_to_answer(chosen: Recipe, progress: bool, **run: Any) -> Tuned:

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from llmbook.config import GPTConfig
 from llmbook.positions import Attend
 
+PLAIN_TOKENS = 512  # up to here two plain products beat the fused kernel
+
 
 def check_shapes(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Refuse queries, keys and values that do not fit together.
@@ -233,6 +235,69 @@ def grouped_attention(
         return masked_attention(q, k, v, None, dropout_p, is_causal=T > 1)
     mask = window_mask(T, S, window, q.device)
     return masked_attention(q, k, v, mask, dropout_p)
+
+
+def plain_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """:func:`grouped_attention` by two products that store the weights.
+
+    Shapes as there, with as many queries as keys. Everything stays in the
+    numbers' own format. In 16 bits on a processor this is quicker than the
+    fused kernel while T is small, for products of whole matrices are what
+    its units are made for; the (T, T) weights are kept for the backward
+    pass.
+
+    >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
+    >>> plain_attention(v * 0, v, v, window=2).flatten().tolist()
+    [2.0, 3.0, 5.0]
+    """
+    check_groups(q, k, v)
+    H, T, D = q.shape[1:]
+    k, v = repeat_heads(k, H), repeat_heads(v, H)
+    seen = window_mask(T, k.shape[-2], window, q.device)
+    hidden = torch.zeros(T, k.shape[-2], dtype=q.dtype, device=q.device)
+    hidden = hidden.masked_fill(~seen, -math.inf)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q / math.sqrt(D)) @ k.transpose(-2, -1) + hidden
+        weights = F.dropout(scores.softmax(dim=-1), dropout_p)
+        return weights @ v
+
+
+def is_short(q: Tensor, k: Tensor) -> bool:
+    """Whether :func:`plain_attention` is the quicker way to train here.
+
+    So it was measured (``benchmarks/training.py``, chapter 10): where a
+    processor computes in bfloat16, up to ``PLAIN_TOKENS`` tokens.
+    """
+    T, S = q.shape[-2], k.shape[-2]
+    return (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and torch.is_autocast_enabled("cpu")
+        and 1 < T == S <= PLAIN_TOKENS
+    )
+
+
+def training_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int | None = None,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """:func:`grouped_attention` by the quicker of two ways.
+
+    >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
+    >>> training_attention(v * 0, v, v, window=2).flatten().tolist()
+    [2.0, 3.0, 5.0]
+    """
+    way = plain_attention if is_short(q, k) else grouped_attention
+    return way(q, k, v, window, dropout_p)
 
 
 def record_weights(store: list[Tensor], window: int | None = None) -> Attend:

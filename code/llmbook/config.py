@@ -11,6 +11,8 @@ GPT2_VOCAB_SIZE = 50_257  # 256 bytes + 50,000 merges + <|endoftext|>
 GPT2_CONTEXT_LENGTH = 1024  # Radford et al. 2019, section 2.3
 GPT2_INIT_STD = 0.02  # Radford et al. 2018, section 4.1
 OPTIMIZERS = ("adamw", "muon")
+COMPILE = ("auto", "on", "off")
+PARALLEL = ("auto", "ddp", "fsdp")
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layernorm", "rmsnorm")
 FEED_FORWARDS = ("gelu", "swiglu")
@@ -296,15 +298,29 @@ class TrainConfig:
         optimizer: ``"adamw"``, or ``"muon"`` for the blocks' matrices with
             AdamW for the rest (Jordan et al. 2024).
         momentum: decay of Muon's running average.
+        adamw_scale: learning rate of what Muon leaves to AdamW
+            (embeddings, head, norms, biases), as a multiple of
+            ``learning_rate``; with ``"adamw"`` it is not used.
         beta1, beta2, epsilon: AdamW's moment decays and its denominator
             guard (Loshchilov and Hutter 2019, algorithm 2).
         clip: largest L2 norm of the gradient; 0 switches clipping off.
         eval_every: steps between evaluations; 0 evaluates at the end only.
         eval_batches: batches in one evaluation.
+        checkpoint_every: steps between checkpoints; 0 writes one after
+            each evaluation.
+        checkpoint_seconds: the most seconds between two checkpoints, on
+            top of that; 0 sets no such limit.
+        stop_diverging: whether a run stops whose loss rises far above what
+            it had reached.
         seed: fixes the order of the data and dropout.
         dtype: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which takes
             bfloat16 where the processor computes in it.
-        compile: whether ``torch.compile`` is used.
+        compile: ``"on"`` for ``torch.compile``, ``"off"``, or ``"auto"``,
+            which compiles a run that is long enough for it to pay.
+        parallel: how processes that torchrun started share the work:
+            ``"ddp"``, each with the whole model; ``"fsdp"``, each with a
+            slice of it; ``"auto"`` cuts it where the whole would fill a
+            GPU. One process alone has nothing to share.
 
     >>> TrainConfig(steps=10, batch_size=2).tokens(context_length=8)
     160
@@ -319,15 +335,20 @@ class TrainConfig:
     weight_decay: float = 0.1
     optimizer: str = "adamw"
     momentum: float = 0.95
+    adamw_scale: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     clip: float = 1.0
     eval_every: int = 100
     eval_batches: int = 8
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 0.0
+    stop_diverging: bool = True
     seed: int = 0
     dtype: str = "auto"
-    compile: bool = False
+    compile: str = "off"
+    parallel: str = "auto"
 
     def __post_init__(self) -> None:
         for name, least in {
@@ -337,6 +358,7 @@ class TrainConfig:
             "warmup_steps": 0,
             "eval_every": 0,
             "eval_batches": 1,
+            "checkpoint_every": 0,
             "seed": 0,
         }.items():
             _at_least(name, getattr(self, name), least)
@@ -353,7 +375,12 @@ class TrainConfig:
         _between("beta2", self.beta2, 0.0, 1.0 - 1e-9)
         _between("momentum", self.momentum, 0.0, 1.0 - 1e-9)
         _between("epsilon", self.epsilon, 1e-16, 1.0)
+        _between("adamw_scale", self.adamw_scale, 0.0, 1000.0)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("compile", self.compile, COMPILE)
+        _one_of("parallel", self.parallel, PARALLEL)
+        _between("checkpoint_seconds", self.checkpoint_seconds, 0.0, 1e9)
+        _switch("stop_diverging", self.stop_diverging)
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise ValueError(
                 f"dtype is {self.dtype!r}; expected 'auto', 'float32' or "

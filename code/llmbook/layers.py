@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from llmbook.config import GPTConfig
 
+LOSS_ROWS = 256  # tokens whose scores are in float32 at once
+IGNORED = -100  # a target that is left out, as in torch's cross_entropy
 GELU_CUBIC = 0.044715  # Hendrycks and Gimpel 2016, section 2
 
 
@@ -256,3 +258,50 @@ def new_expert(config: GPTConfig) -> nn.Module:
 def new_feed_forward(config: GPTConfig) -> nn.Module:
     """One feed-forward layer, or experts where ``config`` has them."""
     return MixtureOfExperts(config) if config.n_expert else new_expert(config)
+
+
+class SixteenBitLoss(torch.autograd.Function):
+    """Cross-entropy of bfloat16 scores, without a float32 copy of them all.
+
+    A few rows at a time are widened. While they are, their gradient is
+    worked out too, softmax minus one-hot, and it is all that is kept for
+    the backward pass, in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        counts = targets != IGNORED  # (N,)
+        picked = targets.where(counts, 0)[:, None]
+        share = counts / counts.sum()  # of each token in the mean
+        kept = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        losses = []
+        for start in range(0, len(logits), LOSS_ROWS):
+            rows = slice(start, start + LOSS_ROWS)
+            wide = logits[rows].log_softmax(-1, dtype=torch.float32)
+            losses.append(-wide.gather(1, picked[rows])[:, 0])
+            if kept is not None:
+                ones = wide.new_full((len(wide), 1), -1.0)
+                wide.exp_().scatter_add_(1, picked[rows], ones)
+                kept[rows] = wide.mul_(share[rows, None])
+        ctx.save_for_backward(kept)
+        return torch.cat(losses).where(counts, 0.0).sum() / counts.sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return kept * grad, None
+
+
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean −ln p of ``targets`` (N,) under ``logits`` (N, V), in nats.
+
+    Computed in float32 whatever the scores are in; a target of -100 is
+    left out. Scores in bfloat16 are never all widened at once.
+
+    >>> round(mean_loss(torch.zeros(2, 8), torch.tensor([3, -100])).item(), 3)
+    2.079
+    """
+    narrow = logits.dtype == torch.bfloat16
+    if narrow and not torch.compiler.is_compiling():  # it fuses by itself
+        return SixteenBitLoss.apply(logits, targets)
+    return F.cross_entropy(logits.float(), targets)

@@ -16,9 +16,15 @@ from llmbook.attention import (
     grouped_attention,
     new_attention,
     record_weights,
+    training_attention,
 )
 from llmbook.config import GPTConfig
-from llmbook.layers import MixtureOfExperts, new_feed_forward, new_norm
+from llmbook.layers import (
+    MixtureOfExperts,
+    mean_loss,
+    new_feed_forward,
+    new_norm,
+)
 from llmbook.positions import (
     check_each,
     check_fit,
@@ -216,10 +222,13 @@ class GPT(nn.Module):
     def own_attention(self) -> Attend:
         """How this model's tokens mix where nobody asks for another way."""
         c = self.config
-        if c.window is None and c.kv_heads == c.n_head and not c.dropout:
+        if self.training:
+            way, dropout_p = training_attention, c.dropout
+        elif c.window is None and c.kv_heads == c.n_head:
             return attention
-        dropout_p = c.dropout if self.training else 0.0
-        return partial(grouped_attention, window=c.window, dropout_p=dropout_p)
+        else:
+            way, dropout_p = grouped_attention, 0.0
+        return partial(way, window=c.window, dropout_p=dropout_p)
 
     def forward(
         self,
@@ -247,7 +256,7 @@ class GPT(nn.Module):
                 f"got targets {tuple(targets.shape)} for ids "
                 f"{tuple(idx.shape)}; expected one target a token."
             )
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        loss = mean_loss(logits.flatten(0, 1), targets.flatten())
         return logits, self.balanced(loss)
 
     def balanced(self, loss: Tensor) -> Tensor:

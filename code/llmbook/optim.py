@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw as torch_adamw
 
 from llmbook.config import TrainConfig
 
@@ -76,8 +77,75 @@ def adamw_update(
     weight.addcdiv_(mean, spread, value=-learning_rate / mean_scale)
 
 
+def fused_adamw_update(
+    weight: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: int,
+    *,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    weight_decay: float,
+) -> None:
+    """:func:`adamw_update` in one pass over memory, by PyTorch's kernel.
+
+    The same numbers but for rounding.
+
+    >>> w, m, v = torch.tensor([1.0]), torch.zeros(1), torch.zeros(1)
+    >>> fused_adamw_update(w, torch.tensor([5.0]), m, v, 1,
+    ...     learning_rate=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8,
+    ...     weight_decay=0.0)
+    >>> w
+    tensor([0.9000])
+    """
+    torch_adamw(
+        [weight],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [torch.tensor(step - 1.0)],  # it counts on by itself
+        fused=True,
+        amsgrad=False,
+        maximize=False,
+        lr=learning_rate,
+        beta1=beta1,
+        beta2=beta2,
+        eps=epsilon,
+        weight_decay=weight_decay,
+    )
+
+
+def fits_fused(weight: Tensor) -> bool:
+    """Whether PyTorch's kernel updates ``weight``: whole, on a processor.
+
+    >>> fits_fused(torch.ones(2))
+    True
+    """
+    return (
+        type(weight.data) is Tensor  # and no part of one, spread over many
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.is_contiguous()
+    )
+
+
+def held(tensor: Tensor) -> Tensor:
+    """What this process holds of ``tensor``: all, or its slice.
+
+    AdamW treats every number alike, so a slice needs no other.
+
+    >>> held(torch.ones(2))
+    tensor([1., 1.])
+    """
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 class AdamW(torch.optim.Optimizer):
-    """AdamW, written out: :func:`adamw_update` for every parameter.
+    """AdamW: :func:`adamw_update` for every parameter, fused where it fits.
 
     Args:
         params: parameters, or groups as :func:`parameter_groups` makes.
@@ -123,11 +191,13 @@ class AdamW(torch.optim.Optimizer):
             state["mean"] = torch.zeros_like(weight)
             state["square"] = torch.zeros_like(weight)
         state["step"] += 1
-        adamw_update(
-            weight,
-            weight.grad,
-            state["mean"],
-            state["square"],
+        here = held(weight), held(weight.grad)
+        fused = fits_fused(here[0]) and fits_fused(here[1])
+        update = fused_adamw_update if fused else adamw_update
+        update(
+            *here,
+            held(state["mean"]),
+            held(state["square"]),
             state["step"],
             learning_rate=group["lr"],
             beta1=group["betas"][0],
@@ -159,11 +229,15 @@ def orthogonalise(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     return x.mT if tall else x
 
 
-def muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def muon_groups(
+    model: nn.Module, weight_decay: float, adamw_scale: float = 1.0
+) -> list[dict[str, Any]]:
     """Split parameters for :class:`Muon`: matrices of the blocks, and others.
 
     Embeddings and head stay with AdamW (Jordan et al. 2024): their rows are
-    single tokens, and few of them have a gradient in any one step.
+    single tokens, and few of them have a gradient in any one step. Their
+    learning rate is ``adamw_scale`` times the matrices'
+    (:func:`set_learning_rate`).
     """
     inner, outer = [], []
     for name, parameter in model.named_parameters():
@@ -172,8 +246,27 @@ def muon_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
             (inner if is_inner else outer).append(parameter)
     return [
         {"params": inner, "weight_decay": weight_decay, "muon": True},
-        {"params": outer, "weight_decay": 0.0, "muon": False},
+        {
+            "params": outer,
+            "weight_decay": 0.0,
+            "muon": False,
+            "scale": adamw_scale,
+        },
     ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group the learning rate ``rate`` times its own ``"scale"``.
+
+    >>> groups = [{"params": [torch.zeros(1)]},
+    ...     {"params": [torch.ones(1)], "scale": 3.0}]
+    >>> optimizer = AdamW(groups)
+    >>> set_learning_rate(optimizer, 0.5)
+    >>> [group["lr"] for group in optimizer.param_groups]
+    [0.5, 1.5]
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 class Muon(AdamW):
@@ -211,7 +304,11 @@ class Muon(AdamW):
         ahead = weight.grad.lerp(state["mean"], momentum)
         scale = ADAMW_RMS * math.sqrt(max(weight.shape))
         weight.mul_(1 - rate * group["weight_decay"])
-        weight.sub_(orthogonalise(ahead), alpha=rate * scale)
+        weight.sub_(self.direction(ahead), alpha=rate * scale)
+
+    def direction(self, ahead: Tensor) -> Tensor:
+        """Where a matrix (R, C) moves; pieces of one need more than this."""
+        return orthogonalise(ahead)
 
 
 @torch.no_grad()

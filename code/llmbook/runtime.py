@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 from typing import TypeVar
@@ -14,6 +15,9 @@ BUDGETS = ("smoke", "quick", "laptop", "gpu")
 BUDGET_VARIABLE = "LLMBOOK_BUDGET"
 DTYPE_VARIABLE = "LLMBOOK_DTYPE"  # float32 or bfloat16 overrides "auto"
 SEED_VARIABLE = "LLMBOOK_SEED"  # added to every seed: tests of luck use it
+MALLOC_VARIABLE = "LLMBOOK_MALLOC"  # "system" leaves the C library alone
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+TOP_PAD = 64 * 2**20  # bytes asked for at once when the heap grows
 
 Value = TypeVar("Value")
 
@@ -129,3 +133,32 @@ def autocast(
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library reuse freed memory instead of giving it back.
+
+    A training step frees and asks again for the same large blocks; each
+    time the system clears them page by page. Returns whether it was done:
+    not without glibc, and not where ``LLMBOOK_MALLOC`` is ``system``. The
+    process keeps its largest size from then on.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    wanted = os.environ.get(MALLOC_VARIABLE, "keep")
+    if wanted not in ("keep", "system"):
+        raise ValueError(
+            f"{MALLOC_VARIABLE} is {wanted!r}; expected 'system', or "
+            "'keep', the default."
+        )
+    if wanted == "system":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap too ...
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # ... which is never cut back
+    mallopt(M_TOP_PAD, TOP_PAD)
+    return True

@@ -197,9 +197,9 @@ def first_lines(file: Path, count: int) -> list[str]:
 def steps_done(run_dir: Path) -> int:
     """The steps behind a folder's checkpoint; 0 where there is none."""
     file = run_dir / CHECKPOINT_NAME
-    if not file.exists():
+    if not checkpoint.is_kept(file):
         return 0
-    return len(checkpoint.load(file).state["history"]["loss"])
+    return len(checkpoint.load_newest(file).state["history"]["loss"])
 
 
 def telling(on_step: OnStep | None, kept: MeasuredLoss) -> list[Callback]:

@@ -8,25 +8,29 @@ and ``run.json``; the others read it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import tyro
 
+from llmbook import parallel
 from llmbook.evaluation.sandbox import InfrastructureError
+from llmbook.train import Stopped
 
 from .aligning import AlignCommand
 from .chatting import Chat
 from .evaluating import Evaluate
 from .notes import note, visible
 from .texts import CorpusCommand, Tokenize
-from .training import Generate, Train
+from .training import Generate, Train, configured
 
 EXIT_BAD_INPUT = 1  # what was asked cannot be done; the message says why
 EXIT_USAGE = 2  # argparse's and tyro's own, for a wrong command line
-EXIT_INTERRUPTED = 130  # the shell's convention for Ctrl-C
+SIGNALLED = 128  # the shell's convention: this and the signal's number
+EXIT_INTERRUPTED = SIGNALLED + signal.SIGINT
 CANNOT_BE_DONE = (
     ValueError,
     OSError,
@@ -37,8 +41,7 @@ CANNOT_BE_DONE = (
 )
 
 Command = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Generate, tyro.conf.subcommand("generate")]
+    Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[
         tyro.conf.OmitSubcommandPrefixes[AlignCommand],
         tyro.conf.subcommand("align"),
@@ -55,28 +58,67 @@ Command = (
 )
 
 
+def train_command(arguments: Sequence[str]) -> Any:
+    """``llmbook train`` with the defaults that its ``--config`` asks for."""
+    of_train = arguments if arguments[:1] == ["train"] else []
+    default = configured(of_train)
+    return Annotated[Train, tyro.conf.subcommand("train", default=default)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code says how it went.
 
     0 it worked, 1 it could not be done (one line on stderr says why), 2 the
-    command line was wrong, 130 interrupted.
+    command line was wrong, 130 interrupted (143 by SIGTERM).
     """
     try:
-        command = tyro.cli(Command, args=arguments, prog="llmbook")
+        given = sys.argv[1:] if arguments is None else arguments
+        kind = Union[train_command(given), Command]  # noqa: UP007
+        command = tyro.cli(kind, args=given, prog="llmbook")
         with warnings.catch_warnings():
             warnings.showwarning = _on_one_line
+            check_alone(command)
             if said := command.run():
                 print(visible(said))
     except BrokenPipeError:  # whoever read the output has left: no words
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BAD_INPUT
     except CANNOT_BE_DONE as error:
-        note(error)
+        parallel.report(error)
+        say(error)
         return EXIT_BAD_INPUT
+    except Stopped as stopped:  # a training run, which saved itself first
+        say(stopped)
+        return SIGNALLED + stopped.signal
     except KeyboardInterrupt:
-        note("interrupted")
+        say("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+def check_alone(command: Command) -> None:
+    """Refuse torchrun where processes would not share the work.
+
+    Raises:
+        ValueError: it started several, and the command is not ``train``.
+    """
+    size = parallel.team().size
+    if size > 1 and not isinstance(command, Train):
+        raise ValueError(
+            f"torchrun started {size} processes, and only train shares its "
+            "work among them. Run this command without torchrun."
+        )
+
+
+def say(text: object) -> None:
+    """Say why a command ends: once, however many processes run it.
+
+    What befell another process than the first, torchrun reports.
+    """
+    if int(os.environ.get("RANK", "0")) == 0 and not isinstance(
+        text, parallel.LostProcessError
+    ):  # of that, the first process has heard and spoken
+        note(text)
 
 
 def _on_one_line(message: Warning | str, *_: object, **__: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmbook import aligned, running, runtime
+from llmbook import aligned, checkpoint, running, runtime
 from llmbook.alignment import CHAT_TOKENS
 from llmbook.evaluation.loading import read_trained
 from llmbook.hub import (
@@ -88,7 +88,7 @@ def own_chat_model(stage: str) -> tuple[GPT, Tokenizer]:
 
 
 def _why_not(folder: Path) -> str:
-    if (folder / CHECKPOINT_NAME).is_file():
+    if checkpoint.is_kept(folder / CHECKPOINT_NAME):
         return (
             f"{folder} holds a run that was stopped, and no model yet. Give "
             "its command again, with --resume."

@@ -16,12 +16,15 @@ from llmbook.hub.files import read_json
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer, Tokenizer
 from llmbook.tokenizer.files import write_atomically
-from llmbook.train import CHECKPOINT_NAME
+from llmbook.train import CHECKPOINT_NAME, METRICS_NAME
 
 RECORD, ADAPTERS, EXPORT = "run.json", "adapters.safetensors", "huggingface"
 NAMES = {
     RECORD,
     CHECKPOINT_NAME,
+    checkpoint.previous_of(Path(CHECKPOINT_NAME)).name,
+    checkpoint.damaged_of(Path(CHECKPOINT_NAME)).name,
+    METRICS_NAME,
     MEASURED_NAME,
     ADAPTERS,
     TOKENIZER,
@@ -48,12 +51,22 @@ def check_folder(out: Path, resume: bool) -> None:
             f"{out} holds {', '.join(foreign[:3])}, which no run of this "
             "kind wrote. Give a new or an empty folder."
         )
-    if WEIGHTS in names and not (resume and CHECKPOINT_NAME in names):
+    check_stopped(out, resume)
+
+
+def check_stopped(out: Path, resume: bool) -> None:
+    """Refuse to write over a finished model, or over a stopped run.
+
+    Raises:
+        ValueError: there is one, and it is not to be gone on with.
+    """
+    stopped = checkpoint.is_kept(out / CHECKPOINT_NAME)
+    if (out / WEIGHTS).is_file() and not (resume and stopped):
         raise ValueError(
             f"{out} holds a finished model, which no run writes over. Give "
             "another folder; to go on from this model give it as --model."
         )
-    if CHECKPOINT_NAME in names and not resume:
+    if stopped and not resume:
         raise ValueError(
             f"{out} holds a run that was stopped. Go on with it by --resume, "
             "or give another folder."
@@ -70,7 +83,7 @@ def begin(out: Path, settings: dict[str, Any], names: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder's run had other settings.
     """
-    if (out / CHECKPOINT_NAME).is_file():
+    if checkpoint.is_kept(out / CHECKPOINT_NAME):
         before = flat(read_json(out / RECORD)["settings"])
         now = flat(json.loads(json.dumps(settings)))
         for name in sorted(before.keys() | now.keys()):
@@ -106,8 +119,8 @@ def finish(
     save_tokenizer(tokenizer, out / TOKENIZER)
     checkpoint.save(out / WEIGHTS, model)
     write_record(out, {**read_json(out / RECORD), **outcome})
-    for name in (CHECKPOINT_NAME, MEASURED_NAME):
-        (out / name).unlink(missing_ok=True)
+    checkpoint.remove(out / CHECKPOINT_NAME)
+    (out / MEASURED_NAME).unlink(missing_ok=True)
 
 
 def write_record(out: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import tyro
 
-from llmbook import aligned, lora, runtime
+from llmbook import aligned, checkpoint, lora, runtime
 from llmbook.alignment import LoRAChoice, Tuned, save_chat_model
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
@@ -74,7 +74,7 @@ class Stage:
         try:
             tuned = self.tuned(model, tokenizer, learned, judged)
         except KeyboardInterrupt:
-            if (self.out / CHECKPOINT_NAME).is_file():
+            if checkpoint.is_kept(self.out / CHECKPOINT_NAME):
                 note("the same command with --resume goes on from here")
             raise
         if self.lora_rank is not None:

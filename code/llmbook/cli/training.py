@@ -3,80 +3,245 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-import torch
 import tyro
+from torch import nn
 
-from llmbook import checkpoint, runtime
+from llmbook import checkpoint, parallel, running, runtime
 from llmbook.config import GPTConfig, TrainConfig, preset
-from llmbook.corpus import Batches, TokenShard, load_corpus
+from llmbook.corpus import Corpus, Document, TokenShard, load_corpus
+from llmbook.corpus.gutenberg import chapters, load_novels
 from llmbook.hub import TOKENIZER, WEIGHTS
-from llmbook.model import GPT
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer
-from llmbook.train import CHECKPOINT_NAME, train
+from llmbook.tokenizer.files import write_atomically
+from llmbook.train import (
+    CHECKPOINT_NAME,
+    Callback,
+    History,
+    tensorboard_callback,
+    train,
+    whole,
+)
 
 from .models import read_model
 from .notes import visible
+from .runs import RECORD, check_stopped
+
+AUSTEN_STEPS = 5_000
+AUSTEN_SNAPSHOTS = (0, 10, 30, 100, 250, 500, 1000, 2500, AUSTEN_STEPS)
+
+
+def of_running() -> dict[str, Any]:
+    """The options of ``--config running``: the book's running model."""
+    chosen = running.recipe()
+    return {
+        "corpus": chosen.corpus,
+        "documents": chosen.documents,
+        "model": chosen.model,
+        "training": chosen.train,
+    }
+
+
+def of_austen() -> dict[str, Any]:
+    """The options of ``--config austen``: the case study of chapter 19."""
+    return {
+        "corpus": "austen",
+        "documents": None,
+        "held_out": "Persuasion",
+        "model": preset("austen"),
+        "training": TrainConfig(
+            steps=AUSTEN_STEPS, warmup_steps=100, compile="auto"
+        ),
+        "snapshots": AUSTEN_SNAPSHOTS,
+    }
+
+
+CONFIGS = {"running": of_running, "austen": of_austen}
 
 
 @dataclass
 class Train:
-    """Train a tokenizer and a model on a corpus, from nothing."""
+    """Train a tokenizer and a model on a corpus, from nothing.
+
+    --config sets the other options together; any that is given changes it.
+    """
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder for the model, its tokenizer and its record."""
+    config: Literal["running", "austen"] = "running"
+    """The book's running model, at the size that LLMBOOK_BUDGET names; or
+    15 million parameters on five of Jane Austen's novels."""
     corpus: str = "world"
     """"world", "austen", or a folder of .txt files."""
     documents: int | None = 10_000
     """How many documents of a generated corpus."""
+    held_out: str | None = None
+    """The title of the novel to measure on; else a share of all chapters."""
+    windows: Literal["auto", "documents", "anywhere"] = "auto"
+    """Where training windows begin; auto takes the beginnings of the
+    world's short documents, and any place in other texts."""
     model: GPTConfig = field(default_factory=lambda: preset("running"))
     training: TrainConfig = field(default_factory=TrainConfig)
+    snapshots: tuple[int, ...] = ()
+    """Steps after which the weights are kept, with a sample of text."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard too, into the same folder."""
     resume: bool = False
     """Go on from the checkpoint in the folder."""
 
     def run(self) -> str:
-        corpus = load_corpus(self.corpus, documents=self.documents)
-        V = self.model.vocab_size
-        tokenizer = BPETokenizer.train(corpus.train_texts, V)
-        tokenizer.save(self.out / TOKENIZER)
-        shape = replace(self.model, vocab_size=tokenizer.vocab_size)
-        seed = self.training.seed + runtime.seed_offset()
-        generator = torch.Generator().manual_seed(seed)
-        model = GPT(shape, generator).to(runtime.best_device())
+        with parallel.together() as team:
+            return self.train_with(team)
+
+    def train_with(self, team: parallel.Team) -> str:
+        """Train as one of a team; only the first process says how it went."""
+        resume = self.resume or parallel.restarts() > 0
+        self.check(team, resume)
+        if team.speaks:
+            self.prepare()
+        team.wait()
+        tokenizer, chosen = self.tokenizer(), self.recipe()
+        model = running.fresh_model(chosen, tokenizer)
+        learned, judged = (
+            running.windows_of(
+                TokenShard.open(self.out / name), chosen, tokenizer.end_of_text
+            )
+            for name in ("train", "validation")
+        )
         history = train(
             model,
-            self._batches("train", corpus.train_texts, tokenizer),
+            learned,
             self.training,
-            validation=self._batches(
-                "validation", corpus.validation_texts, tokenizer
-            ),
+            validation=judged,
             run_dir=self.out,
-            resume=self.resume,
+            resume=resume,
+            callbacks=self.callbacks(tokenizer),
         )
-        checkpoint.save(self.out / WEIGHTS, model)
-        (self.out / CHECKPOINT_NAME).unlink(missing_ok=True)
-        record = json.dumps(history.to_dict())
-        (self.out / "run.json").write_text(record, encoding="utf-8")
+        trained = whole(model, team)
+        if trained is None:
+            return ""
+        self.finish(trained, history)
         return (
             f"trained {history.steps} steps in {history.seconds:.0f} s, "
             f"{history.evaluations[-1][1]:.3f} nats a token held out: "
             f"{self.out}"
         )
 
-    def _batches(
-        self, name: str, texts: list[str], tokenizer: BPETokenizer
-    ) -> Batches:
-        shard = TokenShard.write(self.out / name, texts, tokenizer)
-        return Batches(
-            shard.tokens,
-            self.model.context_length,
-            self.training.batch_size,
-            seed=self.training.seed + runtime.seed_offset(),
+    def check(self, team: parallel.Team, resume: bool) -> None:
+        """Refuse what cannot be done, before the work begins.
+
+        Raises:
+            ValueError: the folder is another run's, the batch cannot be
+                shared out, or a snapshot would need a model that is cut.
+        """
+        check_stopped(self.out, resume)
+        team.share(self.training.batch_size)
+        cut = team.size > 1 and self.training.parallel == "fsdp"
+        if cut and self.snapshots:
+            raise ValueError(
+                "snapshots were asked for and the model is cut (fsdp), so no "
+                "process has the whole of it. Leave snapshots away, or train "
+                "with --training.parallel ddp."
+            )
+
+    def prepare(self) -> None:
+        """Write the tokenizer, and both sides of the corpus as its tokens."""
+        texts = self.texts()
+        tokenizer = BPETokenizer.train(
+            texts.train_texts, self.model.vocab_size
         )
+        tokenizer.save(self.out / TOKENIZER)
+        for name, side in (
+            ("train", texts.train_texts),
+            ("validation", texts.validation_texts),
+        ):
+            TokenShard.write(self.out / name, side, tokenizer)
+
+    def tokenizer(self) -> BPETokenizer:
+        """The one that :meth:`prepare` has written."""
+        return BPETokenizer.load(self.out / TOKENIZER)
+
+    def finish(self, model: nn.Module, history: History) -> None:
+        """Write the weights and the record, and forget the checkpoint."""
+        checkpoint.save(self.out / WEIGHTS, model)
+        settings = {k: v for k, v in asdict(self).items() if k != "out"}
+        record = {**history.to_dict(), "settings": settings}
+        write_atomically(self.out / RECORD, json.dumps(record) + "\n")
+        checkpoint.remove(self.out / CHECKPOINT_NAME)
+
+    def texts(self) -> Corpus:
+        """The documents to learn from, and those to measure on."""
+        if self.held_out is None:
+            return load_corpus(self.corpus, documents=self.documents)
+        if self.corpus != "austen":
+            raise ValueError(
+                f"held_out is {self.held_out!r} and the corpus "
+                f"{self.corpus!r}; only novels of austen are held out by "
+                "title. Leave held_out away, or give --corpus austen."
+            )
+        return without_novel(self.held_out)
+
+    def recipe(self) -> running.Recipe:
+        """The options as the recipe of a model."""
+        windows = self.windows
+        if windows == "auto":
+            windows = "documents" if self.corpus == "world" else "anywhere"
+        many = parallel.team().size > 1
+        return running.Recipe(
+            documents=self.documents or 0,
+            model=self.model,
+            train=self.training,
+            windows=windows,
+            corpus=self.corpus,
+            seed=self.training.seed + runtime.seed_offset(),
+            # Of several processes each is given its own device by train().
+            device="cpu" if many else runtime.best_device().type,
+        )
+
+    def callbacks(self, tokenizer: BPETokenizer) -> list[Callback]:
+        """What is written beside checkpoint and metrics."""
+        taken = [running.snapshot_taker(self.out, tokenizer, self.snapshots)]
+        curves = [tensorboard_callback(self.out)] if self.tensorboard else []
+        return taken + curves
+
+
+def without_novel(title: str) -> Corpus:
+    """Jane Austen's chapters, one novel's held out.
+
+    Raises:
+        ValueError: none of the six has that title.
+    """
+    novels = load_novels()
+    if title not in novels:
+        raise ValueError(
+            f"held_out is {title!r}; expected one of {', '.join(novels)}."
+        )
+    learned = [c for t, n in novels.items() if t != title for c in chapters(n)]
+    sides = (
+        tuple(Document(text) for text in side)
+        for side in (learned, chapters(novels[title]))
+    )
+    return Corpus("austen", *sides)
+
+
+def configured(arguments: Sequence[str]) -> Train:
+    """``llmbook train``'s defaults, as ``--config`` among these names them.
+
+    >>> configured(["train", "out", "--config", "austen"]).held_out
+    'Persuasion'
+    """
+    name = "running"
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
+        if word.startswith("--config"):
+            name = word.partition("=")[2] or after
+    if name not in CONFIGS:
+        name = "running"  # and the parser says what is wrong
+    return Train(out=tyro.MISSING, config=name, **CONFIGS[name]())
 
 
 @dataclass
@@ -95,6 +260,8 @@ class Generate:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float = 1.0
+    """Above 1 what was said before becomes less likely."""
     seed: int = 0
 
     def run(self) -> str:
@@ -113,6 +280,7 @@ class Generate:
             top_k=self.top_k,
             top_p=self.top_p,
             min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
         ):
             count += 1
             if token != end:

@@ -1,0 +1,146 @@
+"""Training by the quickest safe path: whether, and what, to compile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from llmbook import accounting
+from llmbook.config import GPTConfig, TrainConfig
+
+COMPILE_VARIABLE = "LLMBOOK_COMPILE"  # auto, on or off, for all runs
+CHOICES = ("auto", "on", "off")
+COMPILERS = ("g++", "c++", "clang++", "cl")  # those that Inductor looks for
+# What "auto" reckons with. A rule that timed the run would choose anew when
+# it is resumed, and the resumed run would not be the same to the bit.
+ASSUMED_FLOPS = 2e11  # a second: two cores of a laptop
+SAVED = 0.15  # of an eager run's time, the least that compiling saved
+FIRST_SECONDS, LAYER_SECONDS = 20.0, 5.0  # what compiling takes at first
+
+LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which ``torch.compile`` needs.
+
+    It is ``CXX``, or one of the usual names on the path.
+    """
+    names = [os.environ.get("CXX", ""), *COMPILERS]
+    return any(shutil.which(name) for name in names if name)
+
+
+def compiling_repays(model: GPTConfig, config: TrainConfig) -> bool:
+    """Whether a run is long enough to win back its first compiled step.
+
+    Worked out from the configurations alone, so that a resumed run chooses
+    as it did before.
+
+    >>> small = GPTConfig(vocab_size=512, n_layer=2, n_embd=64)
+    >>> compiling_repays(small, TrainConfig(steps=1000, batch_size=8))
+    False
+    """
+    T = model.context_length
+    work = accounting.flops_per_token(model, T, training=True)
+    seconds = work * config.tokens(T) / ASSUMED_FLOPS
+    cost = FIRST_SECONDS + LAYER_SECONDS * model.n_layer
+    return SAVED * seconds > cost
+
+
+def choice(config: TrainConfig) -> str:
+    """What ``config.compile`` asks for, or ``LLMBOOK_COMPILE`` above it.
+
+    Raises:
+        ValueError: the variable holds something else than a choice.
+
+    >>> choice(TrainConfig(compile="off"))
+    'off'
+    """
+    wanted = os.environ.get(COMPILE_VARIABLE, config.compile)
+    if wanted not in CHOICES:
+        raise ValueError(
+            f"{COMPILE_VARIABLE} is {wanted!r}; expected one of "
+            f"{', '.join(CHOICES)}."
+        )
+    return wanted
+
+
+def should_compile(model: nn.Module, config: TrainConfig) -> bool:
+    """Whether the run's loss is to be compiled.
+
+    ``"auto"`` compiles where it can work and the run repays it. Experts
+    are left alone: which tokens they take depends on values, and a graph
+    ends there.
+    """
+    wanted = choice(config)
+    if wanted != "auto":
+        return wanted == "on"
+    shape = getattr(model, "config", None)
+    if not isinstance(shape, GPTConfig) or shape.n_expert:
+        return False
+    return has_compiler() and compiling_repays(shape, config)
+
+
+class CompiledLoss:
+    """A loss function compiled as one graph: the forward pass and the loss.
+
+    Called as ``(model, x, y)``. It does not wrap the model, so parameters
+    keep their names. When compilation fails it warns once and goes on
+    without.
+    """
+
+    def __init__(self, loss_function: LossFunction) -> None:
+        self.plain = loss_function
+        self.quick = torch.compile(loss_function, dynamic=False)
+        self.proven = False  # a first call has come through
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if self.quick is None:
+            return self.plain(model, x, y)
+        try:
+            loss = self.quick(model, x, y)
+        except Exception as error:
+            if self.proven:
+                raise
+            self.give_up(error)
+            return self.plain(model, x, y)
+        self.proven = True
+        return loss
+
+    def give_up(self, error: Exception) -> None:
+        """Say that training goes on uncompiled, and why."""
+        self.quick = None
+        reason = str(error).strip().split("\n")[0]
+        warnings.warn(
+            f"torch.compile failed ({type(error).__name__}: {reason}); "
+            "training goes on without it, somewhat slower. Set "
+            f"compile='off' or {COMPILE_VARIABLE}=off to leave it out.",
+            stacklevel=3,
+        )
+
+
+def prepare(
+    model: nn.Module, config: TrainConfig, loss_function: LossFunction
+) -> LossFunction:
+    """The quickest safe form of ``loss_function`` for this run.
+
+    Compiled where :func:`should_compile`, otherwise as it came. The number
+    format is :func:`llmbook.runtime.best_dtype`'s, and how tokens attend
+    to each other :func:`llmbook.attention.training_attention`'s.
+
+    Args:
+        model: what is trained; it is not changed or wrapped.
+        config: the run; its ``compile`` is ``"auto"``, ``"on"`` or
+            ``"off"``, and ``LLMBOOK_COMPILE`` overrides it.
+        loss_function: ``(model, x, y)`` to a mean loss.
+
+    >>> prepare(nn.Linear(2, 2), TrainConfig(), max) is max
+    True
+    """
+    if should_compile(model, config):
+        return CompiledLoss(loss_function)
+    return loss_function

@@ -1,0 +1,327 @@
+"""A run under way: its history, its checkpoint, and how it is taken up."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmbook import checkpoint, runtime
+from llmbook.config import TrainConfig
+from llmbook.optim import cosine_schedule
+from llmbook.parallel import Team, shared
+
+from .measuring import evaluate
+from .metrics import METRICS_NAME, Metrics
+from .sharing import read, write
+from .step import (
+    BatchSource,
+    DivergedError,
+    LossFunction,
+    next_token_loss,
+    training_step,
+)
+from .stopping import Listening, Stopped, batch_of, check_risen, has_risen
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+# Settings that may change when a run is resumed: they decide when something
+# is written and how fast a step is, not what it computes.
+FREE = {
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "compile",
+    "parallel",
+    "stop_diverging",
+}
+SEED_STRIDE = 1_000_003  # a prime: seeds of two runs' steps do not meet
+
+
+@dataclass
+class History:
+    """What a run measured, step by step; plain values, fit for JSON.
+
+    ``loss``, ``learning_rate`` and ``gradient_norm`` have one entry a step;
+    ``evaluations`` are pairs (steps done, validation loss). Losses are in
+    nats a token. ``seconds`` is the time in the loop without evaluations,
+    callbacks and checkpoints.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    gradient_norm: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: float, rate: float, norm: float, tokens: int) -> None:
+        """Record one step."""
+        self.loss.append(loss)
+        self.learning_rate.append(rate)
+        self.gradient_norm.append(norm)
+        self.tokens += tokens
+
+    @property
+    def steps(self) -> int:
+        """Steps done so far."""
+        return len(self.loss)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of the training steps alone."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The history as plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> History:
+        """The inverse of :meth:`to_dict`.
+
+        >>> History.from_dict(History(loss=[1.0]).to_dict()).steps
+        1
+        """
+        pairs = [(int(s), float(x)) for s, x in values["evaluations"]]
+        return cls(**{**values, "evaluations": pairs})
+
+
+# Called with: steps done, the model, the history so far.
+Callback = Callable[[int, nn.Module, History], None]
+
+
+@dataclass
+class Run:
+    """A run under way: all that the loop changes or reads."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batches: BatchSource
+    config: TrainConfig
+    validation: BatchSource | None = None
+    file: Path | None = None
+    loss_function: LossFunction = next_token_loss
+    step_loss: LossFunction | None = None  # the same, compiled perhaps
+    history: History = field(default_factory=History)
+    metrics: Metrics | None = None
+    saved_step: int = 0  # what the newest checkpoint holds; 0 for none
+    saved_at: float = field(default_factory=time.monotonic)
+    team: Team = field(default_factory=Team.alone)
+    is_cut: bool = False  # each process keeps a slice of the model
+
+    def begin(self, resume: bool) -> None:
+        """Make the run's folder ready, and go on from what is in it.
+
+        Raises:
+            CheckpointError: it cannot be written to, or is of another run.
+        """
+        if self.file is None:
+            return
+        if self.team.speaks:
+            checkpoint.sweep(self.file)
+        if resume:
+            self.take_up()
+        if self.team.speaks:
+            path = self.file.with_name(METRICS_NAME)
+            self.metrics = Metrics(path, self.history)
+
+    def advance(self, step: int) -> None:
+        """Take one step and record it."""
+        seed_step(self.config, step * self.team.size + self.team.rank)
+        start = time.perf_counter()
+        try:
+            loss, norm, tokens = training_step(
+                self.model,
+                self.optimizer,
+                shared(self.batches, self.team),
+                step,
+                self.config,
+                self.step_loss or self.loss_function,
+            )
+        except DivergedError as error:
+            batch = batch_of(self.batches, step, self.config)
+            words = f"{error} The batch was {batch}. {self.last_good()}"
+            raise DivergedError(words) from error
+        self.history.seconds += time.perf_counter() - start
+        rate = cosine_schedule(step, self.config)
+        self.history.add(loss, rate, norm, tokens * self.team.size)
+        self.note(
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=self.history.tokens,
+            seconds=round(self.history.seconds, 3),
+        )
+        try:
+            check_risen(self.history.loss, self.config, self.batches)
+        except DivergedError as error:
+            raise DivergedError(f"{error} {self.last_good()}") from error
+
+    def measure(self) -> None:
+        """Add the validation loss to the history."""
+        if self.validation is None:
+            return
+        loss = evaluate(
+            self.model,
+            shared(self.validation, self.team),
+            self.config.eval_batches,
+            dtype=self.config.dtype,
+            loss_function=self.loss_function,
+        )
+        self.history.evaluations.append((self.history.steps, loss))
+        self.note(validation_loss=loss)
+
+    def note(self, **values: float) -> None:
+        """Write a line of ``metrics.jsonl``, where the run has a folder."""
+        if self.metrics is not None:
+            self.metrics.add({"step": self.history.steps, **values})
+
+    def save_due(self) -> bool:
+        """Whether a checkpoint is to be written after the step just done."""
+        waits, steps = self.config.checkpoint_seconds, self.history.steps
+        late = bool(waits) and time.monotonic() - self.saved_at >= waits
+        if waits and self.team.most(int(late)):  # clocks differ
+            return True
+        every = self.config.checkpoint_every
+        if every and steps < self.config.steps:
+            return steps % every == 0
+        return is_due(steps, self.config)
+
+    def save(self) -> None:
+        """Write the checkpoint, where the run keeps one.
+
+        A disk that is full stops nothing: the checkpoint before it stays,
+        a warning says so, and the next time it is tried again. A run that
+        is about to diverge writes nothing over its last good checkpoint.
+        """
+        if self.file is None:
+            return
+        self.saved_at = time.monotonic()
+        if self.config.stop_diverging and has_risen(self.history.loss):
+            self.warn("the loss is rising, so no checkpoint was written.")
+            return
+        state = {
+            "train_config": self.config.to_dict(),
+            "history": self.history.to_dict(),
+            "data": data_mark(self.batches),
+        }
+        try:
+            write(self, state)
+        except checkpoint.CheckpointError as error:
+            self.warn(str(error))
+            return
+        self.saved_step = self.history.steps
+        if self.metrics is not None:
+            self.metrics.mend(self.history)
+
+    def warn(self, why: str) -> None:
+        """Say that a checkpoint is missing, and which one there is."""
+        if not self.team.speaks:
+            return
+        warnings.warn(
+            f"after step {self.history.steps} {why} {self.last_good()}",
+            checkpoint.CheckpointWarning,
+            stacklevel=3,
+        )
+
+    def last_good(self) -> str:
+        """A sentence: what a run that stops here leaves behind."""
+        if self.file is None:
+            return "No checkpoint is kept: train() was given no run_dir."
+        if not self.saved_step:
+            return f"There is no checkpoint yet at {self.file}."
+        return (
+            f"The last good checkpoint, of step {self.saved_step}, is kept: "
+            f"{self.file}."
+        )
+
+    def listening(self) -> Listening:
+        """Signals, of which all processes hear when one has heard it."""
+        return Listening(self.file is not None, self.team.most)
+
+    def stopped(self, number: int) -> Stopped:
+        """The exception of a run that a signal has ended."""
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        return Stopped(
+            f"stopped by {name} after step {self.history.steps} of "
+            f"{self.config.steps}. {self.last_good()} resume=True (on the "
+            "command line --resume) goes on from it.",
+            number,
+        )
+
+    def take_up(self) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: it is of another run, or damaged like the one
+                before it.
+        """
+        if self.file is None or not checkpoint.is_kept(self.file):
+            return
+        saved = read(self)
+        state = saved.state
+        check_same_run(state, self.config, data_mark(self.batches))
+        checkpoint.restore(saved, self.model, self.optimizer)
+        self.history = History.from_dict(state["history"])
+        self.saved_step = self.history.steps
+
+
+def is_due(steps: int, config: TrainConfig) -> bool:
+    """Whether the loss is measured after ``steps`` steps.
+
+    >>> config = TrainConfig(steps=5, eval_every=2)
+    >>> [s for s in range(1, 6) if is_due(s, config)]
+    [2, 4, 5]
+    """
+    every = config.eval_every
+    return steps == config.steps or bool(every and steps % every == 0)
+
+
+def data_mark(batches: BatchSource) -> int:
+    """A checksum of the first batch: whether the data is still the same."""
+    return zlib.crc32(batches.at(0)[0].numpy().tobytes())
+
+
+def check_same_run(
+    state: dict[str, Any], config: TrainConfig, mark: int
+) -> None:
+    """Refuse to resume a run with other settings or other data."""
+    now, saved = config.to_dict(), state.get("train_config", {})
+    before = {**TrainConfig().to_dict(), **saved}  # with fields of later days
+    for name, old in before.items():
+        if name in FREE:
+            continue
+        if name not in now:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's run had {name}={old!r}, which this "
+                "package does not know. Install a newer llmbook."
+            )
+        if old != now[name]:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's run had {name}={old!r} and this one has "
+                f"{now[name]!r}; a resumed run must be the same run. Keep "
+                "the old value, or start anew in another folder."
+            )
+    if state.get("data") != mark:
+        raise checkpoint.CheckpointError(
+            "the checkpoint's run read other data (another corpus, "
+            "tokenizer, seed or batch shape). Give the same batches, or "
+            "start anew in another folder."
+        )
+
+
+def seed_step(config: TrainConfig, step: int) -> None:
+    """Make dropout's draws a function of (seed, step).
+
+    So a checkpoint needs no generator state, and what a callback draws
+    changes nothing.
+    """
+    seed = config.seed + runtime.seed_offset()
+    torch.manual_seed(seed * SEED_STRIDE + step)

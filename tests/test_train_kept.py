@@ -1,0 +1,424 @@
+"""Nothing of a run is lost: kills, signals, full disks, damaged files."""
+
+import json
+import math
+import os
+import signal
+import sys
+import types
+
+import pytest
+import torch
+
+from benchmarks import kills
+from llmbook import checkpoint
+from llmbook.checkpoint import CheckpointError, CheckpointWarning
+from llmbook.train import (
+    CHECKPOINT_NAME,
+    METRICS_NAME,
+    DivergedError,
+    Stopped,
+    next_token_loss,
+    read_metrics,
+    stopping,
+    tensorboard_callback,
+    train,
+)
+from tests.tiny_run import (
+    SETTINGS,
+    changed,
+    make_batches,
+    make_model,
+    same_weights,
+)
+
+
+def run(folder, model=None, settings=SETTINGS, **options):
+    """One run in ``folder``; gives its model and its history."""
+    model = make_model(dropout=0.2) if model is None else model
+    history = train(
+        model,
+        make_batches(),
+        settings,
+        validation=make_batches(seed=1),
+        run_dir=folder,
+        progress=False,
+        **options,
+    )
+    return model, history
+
+
+def at_step(wanted, act):
+    """A callback that acts after one step."""
+
+    def call(step, model, history):
+        if step == wanted:
+            act()
+
+    return call
+
+
+def power_cut():
+    raise SystemExit("the power is gone")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nobody disturbed: model, history, folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return *run(folder), folder
+
+
+def assert_same(whole, model, history, folder):
+    assert same_weights(whole[0], model)
+    assert history.loss == whole[1].loss
+    assert history.evaluations == whole[1].evaluations
+    saved = [
+        checkpoint.load(place / CHECKPOINT_NAME).optimizer
+        for place in (whole[2], folder)
+    ]
+    assert all(torch.equal(saved[0][name], t) for name, t in saved[1].items())
+    lines = [read_metrics(p / METRICS_NAME) for p in (whole[2], folder)]
+    for row in (row for side in lines for row in side):
+        row.pop("seconds", None)
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.slow
+def test_killed_processes_go_on_to_the_same_bits(tmp_path):
+    found = kills.measure(kills=3, steps=12, seed=1, place=tmp_path)
+    assert found["kills"] == 3
+    assert found["differences"] == []
+
+
+def test_the_comparison_of_two_runs_sees_a_single_step_less(whole, tmp_path):
+    run(tmp_path, settings=changed(steps=11))
+    found = kills.differences(whole[2], tmp_path)
+    assert {"metrics.jsonl", "history, settings or schedule"} <= set(found)
+    assert any(name.startswith("model: ") for name in found)
+    assert kills.differences(whole[2], whole[2]) == []
+
+
+def test_metrics_hold_the_history_and_can_be_read_at_every_step(tmp_path):
+    read = []
+
+    def look(step, model, history):
+        read.append(read_metrics(tmp_path / METRICS_NAME))
+
+    _, history = run(tmp_path, callbacks=[look])
+    losses = [[r["loss"] for r in rows if "loss" in r] for rows in read]
+    assert losses == [history.loss[:step] for step in range(13)]
+    rows = read[-1]
+    key = "validation_loss"
+    found = [(row["step"], row[key]) for row in rows if key in row]
+    assert found == history.evaluations
+    of_step = "step loss learning_rate gradient_norm tokens seconds"
+    assert list(rows[1]) == of_step.split()
+    assert rows[-2]["tokens"] == history.tokens == SETTINGS.tokens(8)
+
+
+def test_lines_after_the_checkpoint_are_cut_off_and_torn_ones_dropped(
+    whole, tmp_path
+):
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    path = tmp_path / METRICS_NAME
+    assert read_metrics(path)[-1]["step"] == 6
+    with path.open("a") as file:
+        file.write('{"step": 7, "loss"')
+    assert_same(whole, *run(tmp_path, resume=True), tmp_path)
+
+
+def test_lines_that_are_lost_come_back_from_the_checkpoint(whole, tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    (tmp_path / METRICS_NAME).unlink()
+    _, history = run(tmp_path, resume=True)
+    rows = read_metrics(tmp_path / METRICS_NAME)
+    assert [row["loss"] for row in rows if "loss" in row] == history.loss
+
+
+@pytest.mark.parametrize("damage", ["cut short", "wrong checksum"])
+def test_a_damaged_checkpoint_costs_some_steps_and_no_bits(
+    damage, whole, tmp_path
+):
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(10, power_cut)])
+    file = tmp_path / CHECKPOINT_NAME
+    content = file.read_bytes()
+    if damage == "cut short":
+        file.write_bytes(content[:-9])
+    else:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    steps = []
+
+    def note(step, model, history):
+        steps.append(step)
+
+    with pytest.warns(CheckpointWarning, match=damage):
+        found = run(tmp_path, resume=True, callbacks=[note])
+    assert steps[0] == 5  # the checkpoint before was of step 4
+    assert_same(whole, *found, tmp_path)
+
+
+def test_a_checkpoint_of_other_settings_is_no_damage(tmp_path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match="learning_rate=0"):
+        run(tmp_path, settings=changed(learning_rate=5e-4), resume=True)
+    with pytest.raises(CheckpointError, match="adamw_scale=1"):
+        run(tmp_path, settings=changed(adamw_scale=3.0), resume=True)
+    assert not checkpoint.damaged_of(tmp_path / CHECKPOINT_NAME).exists()
+
+
+def test_when_something_is_written_may_change_at_resume(whole, tmp_path):
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    settings = changed(checkpoint_every=1, checkpoint_seconds=60.0)
+    assert_same(
+        whole, *run(tmp_path, settings=settings, resume=True), tmp_path
+    )
+
+
+def test_a_callback_sees_every_step_at_least_once_whenever_a_kill_comes(
+    tmp_path, monkeypatch
+):
+    seen = []
+
+    def note(step, model, history):
+        seen.append(step)
+
+    save = checkpoint.save
+
+    def cut(*arguments, **options):
+        save(*arguments, **options)
+        power_cut()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", cut)
+        with pytest.raises(SystemExit):
+            run(tmp_path, callbacks=[note])
+    run(tmp_path, resume=True, callbacks=[note])
+    assert seen == list(range(13))
+
+
+def test_checkpoints_come_by_steps_or_by_time(tmp_path, monkeypatch):
+    written = []
+    save = checkpoint.save
+
+    def counted(path, model, optimizer, state, **options):
+        written.append(len(state["history"]["loss"]))
+        return save(path, model, optimizer, state, **options)
+
+    monkeypatch.setattr(checkpoint, "save", counted)
+    run(tmp_path / "a", settings=changed(checkpoint_every=5))
+    assert written == [5, 10, 12]
+    written.clear()
+    often = changed(eval_every=0, checkpoint_seconds=1e-6)
+    run(tmp_path / "b", settings=often)
+    assert written == list(range(1, 13))
+
+
+def test_a_full_disk_is_a_warning_and_a_later_save_is_tried(
+    whole, tmp_path, monkeypatch
+):
+    save_file = checkpoint.save_file
+
+    def full(tensors, file, metadata=None):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    def free():
+        monkeypatch.setattr(checkpoint, "save_file", save_file)
+
+    def fill():
+        monkeypatch.setattr(checkpoint, "save_file", full)
+
+    kept = []
+
+    def look():
+        file = tmp_path / CHECKPOINT_NAME
+        kept.append(len(checkpoint.load(file).state["history"]["loss"]))
+
+    steps = [at_step(5, fill), at_step(9, look), at_step(10, free)]
+    with pytest.warns(CheckpointWarning) as warned:
+        found = run(tmp_path, callbacks=steps)
+    [words] = [str(w.message) for w in warned]
+    assert "after step 8 no space left" in words
+    assert "The last good checkpoint, of step 4, is kept" in words
+    assert kept == [4]
+    assert_same(whole, *found, tmp_path)
+
+
+def test_metrics_that_do_not_fit_on_the_disk_are_written_later(
+    whole, tmp_path, monkeypatch
+):
+    path_type = type(tmp_path)
+    open_file, full = path_type.open, [False]
+
+    def opened(self, mode="r", *arguments, **options):
+        if full[0] and self.name == METRICS_NAME and mode == "a":
+            raise OSError(28, "No space left on device")
+        return open_file(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(path_type, "open", opened)
+    steps = [
+        at_step(2, lambda: full.append(full.pop() or True)),
+        at_step(3, lambda: full.append(full.pop() and False)),
+    ]
+    with pytest.warns(CheckpointWarning, match="step 3 is missing"):
+        _, history = run(tmp_path, callbacks=steps)
+    rows = read_metrics(tmp_path / METRICS_NAME)
+    assert [row["loss"] for row in rows if "loss" in row] == history.loss
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_before_the_first_step(
+    tmp_path,
+):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot write"):
+        run(tmp_path / "file" / "folder")
+
+
+def poisoned(from_call, change):
+    """A loss that ``change`` alters from one call on."""
+
+    def loss(model, x, y):
+        loss.calls += 1
+        value = next_token_loss(model, x, y)
+        return change(value) if loss.calls >= from_call else value
+
+    loss.calls = 0
+    return loss
+
+
+def test_a_loss_that_is_nan_names_step_rate_and_batch_and_keeps_the_last(
+    tmp_path,
+):
+    settings = changed(eval_every=2)
+    bad = poisoned(5, lambda loss: loss * math.nan)
+    with pytest.raises(DivergedError) as caught:
+        train(
+            make_model(),
+            make_batches(),
+            settings,
+            run_dir=tmp_path,
+            progress=False,
+            loss_function=bad,
+        )
+    words = str(caught.value)
+    starts = make_batches().starts(0)[16:20]
+    assert "in step 5, at learning rate " in words
+    assert "batches.at(4), windows from tokens " in words
+    assert ", ".join(str(start) for start in starts) in words
+    assert "The last good checkpoint, of step 4, is kept" in words
+    state = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
+    assert len(state["history"]["loss"]) == 4
+
+
+def test_a_loss_that_rises_stops_and_no_checkpoint_is_written_of_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stopping, "BLOCK", 6)
+    monkeypatch.setattr(stopping, "RECENT", 1)
+    settings = changed(steps=24, eval_every=1)
+
+    def start(folder, **values):
+        return train(
+            make_model(),
+            make_batches(),
+            changed(**{**settings.to_dict(), **values}),
+            run_dir=folder,
+            progress=False,
+            loss_function=poisoned(8, lambda loss: 9 * loss),
+        )
+
+    with (
+        pytest.warns(CheckpointWarning, match="rising"),
+        pytest.raises(
+            DivergedError, match=r"steps 7 to 12 .* batches\.at\(11"
+        ),
+    ):
+        start(tmp_path)
+    state = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
+    assert len(state["history"]["loss"]) == 7
+    history = start(tmp_path / "on", stop_diverging=False)
+    assert history.steps == 24
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_bits(
+    number, whole, tmp_path
+):
+    before = signal.getsignal(number)
+    ask = at_step(5, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Stopped, match=r"after step 5 of 12.*resume") as caught:
+        run(tmp_path, callbacks=[ask])
+    assert caught.value.signal == number
+    assert signal.getsignal(number) is before
+    state = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
+    assert len(state["history"]["loss"]) == 5
+    assert_same(whole, *run(tmp_path, resume=True), tmp_path)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(tmp_path, callbacks=[at_step(5, twice)])
+    assert not isinstance(caught.value, Stopped)
+    state = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
+    assert len(state["history"]["loss"]) == 4
+
+
+def test_without_a_folder_ctrl_c_is_python_s_own():
+    ask = at_step(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(None, callbacks=[ask])
+    assert not isinstance(caught.value, Stopped)
+
+
+def test_what_a_killed_process_left_half_written_is_swept_away(tmp_path):
+    part = tmp_path / f"{CHECKPOINT_NAME}.4711.part"
+    part.write_bytes(b"half")
+    (tmp_path / f"{METRICS_NAME}.4711.part").write_bytes(b"half")
+    run(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    before = checkpoint.previous_of(tmp_path / CHECKPOINT_NAME).name
+    assert names == {CHECKPOINT_NAME, before, METRICS_NAME}
+
+
+def test_tensorboard_that_is_not_installed_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        tensorboard_callback(tmp_path)
+
+
+def test_tensorboard_gets_every_number_and_drops_those_after_a_kill(
+    monkeypatch, tmp_path
+):
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append(("purged from", purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            json.dumps(written)
+
+    fake = types.SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    _, history = run(
+        tmp_path, resume=True, callbacks=[tensorboard_callback(tmp_path)]
+    )
+    assert written[0] == ("purged from", 5)
+    losses = [row[1:] for row in written if row[0] == "loss"]
+    assert losses == [(history.loss[s - 1], s) for s in range(5, 13)]
+    found = [row[2:0:-1] for row in written if row[0] == "validation loss"]
+    assert found == history.evaluations[2:]
