@@ -3,6 +3,7 @@
 from llmbook.widgets.attention import AttentionExplorer
 from llmbook.widgets.rotary import RotaryDial
 from llmbook.widgets.sampling import SamplingExplorer
+from llmbook.widgets.time_machine import TimeMachine
 from llmbook.widgets.token_explorer import TokenExplorer
 from llmbook.widgets.tokens import visible
 
@@ -10,6 +11,7 @@ __all__ = [
     "AttentionExplorer",
     "RotaryDial",
     "SamplingExplorer",
+    "TimeMachine",
     "TokenExplorer",
     "visible",
 ]
