@@ -47,11 +47,17 @@ RECORDED = (
     "recipe",
     "attention",
     "modern",
+    "training",
+    "growth",
+    "generation",
+    "parallel",
+    "kills",
     "batching",
     "evaluation",
     "sandbox",
     "tricks",
     "alignment",
+    "austen",
 )
 
 
