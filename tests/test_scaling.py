@@ -67,8 +67,7 @@ def test_with_noise_the_known_numbers_come_back_within_it():
 
 
 def test_the_fit_is_the_least_that_scipy_finds():
-    from scipy.optimize import minimize
-
+    minimize = pytest.importorskip("scipy.optimize").minimize
     x, y = noisy(TRUTH, SIZES, 0.03, seed=1)
 
     def value(p):

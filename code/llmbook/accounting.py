@@ -142,9 +142,9 @@ def activation_bytes(
     In bytes, for ``B`` sequences of ``T`` tokens, with attention by the
     fused kernel, which stores no weights, and without dropout. The ids and
     the log-probabilities of the loss (in 16 bits, their gradient) are
-    counted too; weights, gradients and the optimizer's averages are not. ``bytes_each`` is the size of a
-    number in the model: 2 for one in bfloat16, of which some steps are in
-    float32 all the same.
+    counted too; weights, gradients and the optimizer's averages are not.
+    ``bytes_each`` is the size of a number in the model: 2 for one in
+    bfloat16, of which some steps are in float32 all the same.
 
     >>> one, two = (activation_bytes(GPTConfig(), 1, T) for T in (64, 128))
     >>> two / one  # nothing grows with the square of T
