@@ -293,7 +293,7 @@ def stream(
 
     ``choices`` are ``temperature``, ``top_k``, ``top_p`` and ``min_p``, as in
     :func:`filtered`, and ``repetition_penalty``, as in :func:`penalise`.
-    stop token itself is yielded, then nothing more.
+    The stop token itself is yielded, then nothing more.
     """
     ids = _checked_prompt(model, prompt)
     if ids.shape[0] != 1:
