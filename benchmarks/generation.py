@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.records import keep, surroundings
+from benchmarks.trainers import load_file
 from llmbook.accounting import cache_bytes
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
@@ -148,18 +149,9 @@ def transformers_way(model: GPT) -> Way:
     return way
 
 
-def module_from(path: Path) -> ModuleType:
-    """The module in a file, wherever it is."""
-    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
 def nanogpt_way(folder: Path, model: GPT) -> Way:
     """nanoGPT, which has no cache; weights are its own random ones."""
-    c, peer = model.config, module_from(folder / "model.py")
+    c, peer = model.config, load_file(folder / "model.py", "peer_model")
     if not hasattr(peer.GPT, "generate"):
         raise ValueError(
             f"{folder / 'model.py'} has no GPT.generate(); expected the one "
@@ -191,7 +183,7 @@ def raschka_code(folder: Path) -> ModuleType:
             f"{folder} has no gpt_with_kv_cache.py; expected a clone of "
             "LLMs-from-scratch, or its folder ch04/03_kv-cache."
         )
-    return module_from(found[0])
+    return load_file(found[0], "peer_raschka")
 
 
 def raschka_way(folder: Path, model: GPT) -> Way:

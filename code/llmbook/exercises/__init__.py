@@ -66,6 +66,27 @@ class Exercise:
 _REGISTRY: dict[str, Exercise] = {}
 
 
+def diagnosis(
+    close: Callable[[Any, Any], bool],
+    got: Any,
+    wrong: dict[Callable[..., Any], str],
+    run: Callable[[Callable[..., Any]], Any],
+) -> str | None:
+    """The message of the classic mistake that gives ``got``, if one does.
+
+    ``run`` gives a mistake the inputs that ``got`` came from, and ``close``
+    says whether two results are the same.
+
+    >>> wrong = {max: "You took the largest.", min: "You took the least."}
+    >>> diagnosis(float.__eq__, 1.0, wrong, lambda f: f(1.0, 2.0))
+    'You took the least.'
+    """
+    for mistake, message in wrong.items():
+        if close(got, run(mistake)):
+            return message
+    return None
+
+
 def register(exercise: Exercise) -> Exercise:
     """Add ``exercise`` to the book's list; its number must be new."""
     old = _REGISTRY.get(exercise.number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmbook.config import GPTConfig
-from llmbook.exercises import Exercise, register
+from llmbook.exercises import Exercise, diagnosis, register
 from llmbook.model import GPT
 from llmbook.optim import AdamW
 
@@ -38,14 +39,7 @@ def _close(got: Any, wanted: Any) -> bool:
     )
 
 
-def _diagnosis(
-    got: Any, wrong: dict[Callable, str], run: Callable[[Callable], Any]
-) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _close(got, run(mistake)):
-            return message
-    return None
+_diagnosis = partial(diagnosis, _close)
 
 
 # 9.1 --------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmbook.exercises import Exercise, register
+from llmbook.exercises import Exercise, diagnosis, register
 
 STATE_BYTES = 16  # weight, gradient and two averages, float32 each
 
@@ -22,14 +23,11 @@ def _close(got: Any, wanted: Any) -> bool:
     )
 
 
-def _diagnosis(
-    got: Any, wrong: dict[Callable, str], inputs: tuple[Any, ...]
-) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _close(got, mistake(*inputs)):
-            return message
-    return None
+_diagnosis = partial(diagnosis, _close)
+
+
+def _applied(inputs: tuple[Any, ...], f: Callable[..., Any]) -> Any:
+    return f(*inputs)
 
 
 # 10.1 -------------------------------------------------------------------
@@ -187,7 +185,7 @@ def _check_utilisation(answer: Any) -> str | None:
     got = answer(*inputs)
     if _close(got, utilisation(*inputs)):
         return None
-    return _diagnosis(got, _UTILISATION, inputs) or (
+    return _diagnosis(got, _UTILISATION, partial(_applied, inputs)) or (
         f"Expected {utilisation(*inputs):.4f} and got {float(got):.4f}: "
         "6 times parameters times all tokens, over seconds, over the peak."
     )
@@ -373,8 +371,8 @@ def _check_blocks(answer: Any) -> str | None:
         got = answer(scores, values, block)
         wanted = scores.softmax(0) @ values
         if not torch.allclose(got, wanted, atol=1e-5):
-            inputs = scores, values, block
-            return _diagnosis(got, _BLOCKS, inputs) or (
+            run = partial(_applied, (scores, values, block))
+            return _diagnosis(got, _BLOCKS, run) or (
                 f"With blocks of {block}, expected {wanted.tolist()}."
             )
     high = scores + 500.0
@@ -462,7 +460,7 @@ def _check_joint(answer: Any) -> str | None:
     got = answer([g.clone() for g in gradients], list(counts))
     if _close(got, joint_gradient(gradients, counts)):
         return None
-    return _diagnosis(got, _JOINT, (gradients, counts)) or (
+    return _diagnosis(got, _JOINT, partial(_applied, (gradients, counts))) or (
         "With gradients [3, -1] of 30 tokens and [0.5, 2] of 10, expected "
         "[2.375, -0.25]."
     )
@@ -541,7 +539,7 @@ def _check_gpus(answer: Any) -> str | None:
     inputs = 20_000_000_000, 50e9, 80e9
     got = answer(*inputs)
     if got != least_gpus(*inputs):
-        return _diagnosis(got, _GPUS, inputs) or (
+        return _diagnosis(got, _GPUS, partial(_applied, inputs)) or (
             "20 billion parameters, 50 GB of activations, 80 GB in each: "
             f"expected 11 and got {got}."
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from llmbook.exercises import Exercise, register
+from llmbook.exercises import Exercise, diagnosis, register
 from llmbook.scaling import TwoPowers
 
 TOLERANCE = 1e-6
@@ -22,14 +23,7 @@ def _close(got: Any, wanted: Any) -> bool:
     )
 
 
-def _diagnosis(
-    got: Any, wrong: dict[Callable, str], run: Callable[[Callable], Any]
-) -> str | None:
-    """The message of the classic mistake that gives ``got``, if one does."""
-    for mistake, message in wrong.items():
-        if _close(got, run(mistake)):
-            return message
-    return None
+_diagnosis = partial(diagnosis, _close)
 
 
 # 11.1 -------------------------------------------------------------------
