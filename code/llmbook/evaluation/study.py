@@ -166,15 +166,9 @@ def train_on(
     """
     generator = torch.Generator().manual_seed(plan.seed)
     model = GPT(replace(shape, vocab_size=tokenizer.vocab_size), generator)
-    sides = [
-        Batches(
-            row_of(texts, tokenizer),
-            shape.context_length,
-            plan.batch_size,
-            plan.seed,
-        )
-        for texts in (learned, held_out)
-    ]
+    rows = [row_of(texts, tokenizer) for texts in (learned, held_out)]
+    T, B = shape.context_length, plan.batch_size
+    sides = [Batches(row, T, B, plan.seed) for row in rows]
     device = options.pop("device", "cpu")
     history = train(
         model.to(device),
@@ -189,7 +183,7 @@ def train_on(
         "parameters": model.num_parameters(),
         "vocabulary": tokenizer.vocab_size,
         "tokens_in_novels": len(sides[0].tokens),
-        "tokens_read": plan.tokens(shape.context_length),
+        "tokens_read": plan.tokens(T),
     }
 
 
