@@ -144,6 +144,7 @@ def test_an_interrupted_stage_is_taken_up_and_ends_as_the_whole_one(
     assert resumed.history.loss == whole.history.loss
     assert sorted(file.name for file in folder.iterdir()) == [
         "aligned.json",
+        "metrics.jsonl",
         "model.safetensors",
         "tokenizer.json",
     ]
@@ -239,12 +240,20 @@ def test_the_hash_names_every_module_that_tuning_imports():
         "accounting",
         "alignment",
         "checkpoint",
+        "compiling",
         "corpus.benchmarks",
         "corpus.folder",
         "corpus.gutenberg",
+        "cutting",
         "downloads",
         "hashing",
         "lora",
+        "parallel",
+        "pieces",
+        "train",
+        "train.metrics",
+        "train.sharing",
+        "train.stopping",
     }
 
 

@@ -111,7 +111,12 @@ def names(folder):
 
 def test_sft_leaves_the_model_that_fine_tune_gives_and_its_record(place):
     out = place / "sft"
-    assert names(out) == ["model.safetensors", "run.json", "tokenizer.json"]
+    assert names(out) == [
+        "metrics.jsonl",
+        "model.safetensors",
+        "run.json",
+        "tokenizer.json",
+    ]
     chats = read_chats(place / "chats.jsonl")
     expected = fine_tune(untaught(), PLAIN, chats, CONFIG, progress=False)
     assert_close(weights(out), dict(expected.model.state_dict()))

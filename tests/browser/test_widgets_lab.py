@@ -215,7 +215,7 @@ def test_lab_and_python_see_the_same_values(notebook):
     run(page, cells.nth(3))  # Python moves it
     weight = weights[1, 0, 2, 5, 2].item()
     expect(one.locator(".readout data")).to_have_attribute(
-        "value", re.compile(re.escape(f"{weight:.7f}"[:8]))
+        "value", re.compile(re.escape(f"{weight:.17f}"[:8]))
     )
     expect(one.get_by_role("combobox", name="Layer")).to_have_value("1")
     expect(other.get_by_label("top-p")).to_have_value("0.75")

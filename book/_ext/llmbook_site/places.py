@@ -13,6 +13,7 @@ STAGES_OF_PARTS = {
     "Training": (4,),
     "Evaluation": (5,),
     "Alignment": (5,),
+    "A case study": (5,),
 }
 
 
