@@ -1,14 +1,15 @@
 """Which running model learns the world best in the time a reader waits?
 
-    python -m benchmarks.recipe [--seconds 240] [--seeds 3] [--record]
+    python -m benchmarks.recipe [--seconds 120] [--seeds 3] [--record]
 
 Every candidate differs from the recipe of ``llmbook.running`` in what its
 name says and gets the same processor seconds on one thread: its steps are
 set so that, at the speed of its first steps, the training takes that long.
-Each is scored on fresh documents of the world, read whole from their start
-token: the mean of ln p - ln q a token, where p is the world's own
-probability and q the model's, and that as a share of the world's entropy.
-The world's documents hold combinations that training met.
+The recipe is also trained for the steps of its own budget, as the book
+does it. Each is scored on fresh documents of the world, read whole from
+their start token: the mean of ln p - ln q a token, where p is the world's
+own probability and q the model's, and that as a share of the world's
+entropy. The world's documents hold combinations that training met.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,16 +32,16 @@ from typing import Any
 import torch
 
 from benchmarks.records import keep, surroundings
-from llmbook import running, runtime
+from llmbook import compiling, running, runtime
 from llmbook.corpus import TokenShard, load_corpus
 from llmbook.tokenizer import BPETokenizer
 from llmbook.train import train
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "recipe.json"
-SECONDS = 240.0
+SECONDS = 120.0
 SEEDS = 3
 WARM_STEPS = 5  # not timed: the first touch of memory
-TIMED_STEPS = 15
+TIMED_STEPS = 20  # with those
 SCORED_SEED = 1000  # of the fresh documents: no run's own
 
 
@@ -64,33 +66,47 @@ class Candidate:
         )
 
 
-ADAMW = {"optimizer": "adamw", "learning_rate": 6e-3}
+WHOLE = "the recipe, its own steps"
+ADAMW = {"optimizer": "adamw", "learning_rate": 6e-3, "adamw_scale": 1.0}
+CLASSIC = {
+    "positions": "learned",
+    "norm": "layernorm",
+    "feed_forward": "gelu",
+    "d_ff": None,
+    "bias": True,
+}
 CANDIDATES = (
     Candidate("the recipe"),
     Candidate("AdamW", train=ADAMW),
+    Candidate("one rate for all", train={"adamw_scale": 1.0}),
+    Candidate("documents together", {"windows": "together"}),
     Candidate("windows anywhere", {"windows": "anywhere"}),
-    Candidate("96 wide", model={"n_embd": 96}),
-    Candidate("192 wide", model={"n_embd": 192, "n_head": 6}),
-    Candidate("4 layers", model={"n_layer": 4}),
+    Candidate("GPT-2's parts", model=CLASSIC),
+    Candidate("head tied", model={"tie_weights": True}),
+    Candidate("3 layers", model={"n_layer": 3}),
+    Candidate("128 wide", model={"n_embd": 128, "d_ff": 344}),
+    Candidate("4 heads", model={"n_head": 4}),
     Candidate("vocabulary 1,024", model={"vocab_size": 1024}),
-    Candidate("batch 16", train={"batch_size": 16}),
+    Candidate("batch 8", train={"batch_size": 8}),
+    Candidate("float32", train={"dtype": "float32"}),
 )
 
 
 def timed_steps(chosen: running.Recipe, ready: dict, seconds: float) -> int:
     """How many steps fit into ``seconds`` of this processor."""
     model = running.fresh_model(chosen, ready["tokenizer"])
-    plan = replace(chosen.train, steps=WARM_STEPS, warmup_steps=1)
-    train(model, ready["batches"], plan, progress=False)
-    start = time.process_time()
+    plan = replace(chosen.train, steps=TIMED_STEPS, warmup_steps=1)
+    ends: list[float] = []
     train(
         model,
         ready["batches"],
-        replace(plan, steps=TIMED_STEPS),
+        plan,
+        loss_function=ready["loss"],
+        callbacks=[lambda *_: ends.append(time.process_time())],
         progress=False,
     )
-    each = (time.process_time() - start) / TIMED_STEPS
-    return max(1, round(seconds / each))
+    spans = [b - a for a, b in pairwise(ends[WARM_STEPS:])]
+    return max(1, round(seconds / statistics.median(spans)))
 
 
 def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
@@ -101,6 +117,7 @@ def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
     return {
         "tokenizer": tokenizer,
         "batches": running.windows_of(shard, chosen, tokenizer.end_of_text),
+        "loss": running.loss_of(chosen, tokenizer.end_of_text),
         "fresh": load_corpus(
             chosen.corpus, documents=20 * running.SCORED_DOCUMENTS,
             seed=SCORED_SEED,
@@ -108,28 +125,44 @@ def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def run(candidate: Candidate, seed: int, seconds: float) -> dict[str, Any]:
-    """Train one candidate from one seed, and score it."""
+def run(
+    candidate: Candidate, seed: int, seconds: float | None
+) -> dict[str, Any]:
+    """Train one candidate from one seed, and score it.
+
+    Without ``seconds`` it takes the recipe's own steps.
+    """
     torch.set_num_threads(1)
     runtime.keep_freed_memory()
     chosen = candidate.applied(seed)
     with tempfile.TemporaryDirectory() as folder:
         ready = prepared(chosen, Path(folder))
-        steps = timed_steps(chosen, ready, seconds)
-        plan = replace(
-            chosen.train, steps=steps, warmup_steps=max(1, steps // 20)
-        )
         model = running.fresh_model(chosen, ready["tokenizer"])
+        compiled = compiling.should_compile(model, chosen.train)
+        chosen = replace(
+            chosen,
+            train=replace(chosen.train, compile="on" if compiled else "off"),
+        )
+        plan = chosen.train
+        if seconds is not None:
+            steps = timed_steps(chosen, ready, seconds)
+            plan = replace(plan, steps=steps, warmup_steps=max(1, steps // 20))
         start = time.process_time()
-        history = train(model, ready["batches"], plan, progress=False)
+        history = train(
+            model,
+            ready["batches"],
+            plan,
+            loss_function=ready["loss"],
+            progress=False,
+        )
         spent = time.process_time() - start
     scored = running.scores(model, ready["tokenizer"], ready["fresh"])
     loss, floor = scored["document_loss"], scored["entropy_per_token"]
     return {
-        "candidate": candidate.name,
+        "candidate": WHOLE if seconds is None else candidate.name,
         "seed": seed,
         "parameters": model.num_parameters(),
-        "steps": steps,
+        "steps": plan.steps,
         "tokens": history.tokens,
         "seconds": round(spent, 1),
         "loss": loss,
@@ -190,6 +223,9 @@ def main() -> int:
         for seed in range(options.seeds)
         for candidate in wanted(options.candidates)
     ]
+    if not options.candidates:
+        whole = [(CANDIDATES[0], n, None) for n in range(options.seeds)]
+        jobs = [*whole, *jobs]
     results = []
     spawn = get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:

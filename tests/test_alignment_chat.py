@@ -28,7 +28,6 @@ from llmbook.alignment import (
     grow_vocabulary,
     jinja_template,
     pack,
-    packed_loss,
     render,
     save_chat_model,
     with_chat_tokens,
@@ -42,7 +41,7 @@ from llmbook.tokenizer import (
     CharTokenizer,
     TiktokenTokenizer,
 )
-from llmbook.train import train
+from llmbook.train import packed_loss, train
 
 transformers = pytest.importorskip("transformers")
 

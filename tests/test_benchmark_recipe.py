@@ -3,11 +3,13 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from benchmarks import recipe
 from llmbook import running
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.corpus import Batches, DocumentBatches, TokenShard
+from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
 
 
@@ -66,11 +68,33 @@ def test_windows_are_cut_where_the_recipe_says(tmp_path):
     shard = TokenShard.write(tmp_path / "train", texts, tokenizer)
     for windows, kind in (
         ("documents", DocumentBatches),
+        ("together", DocumentBatches),
         ("anywhere", Batches),
     ):
         chosen = recipe.Candidate("", {"windows": windows}).applied(0)
         found = running.windows_of(shard, chosen, tokenizer.end_of_text)
         assert type(found) is kind
+
+
+def test_only_documents_see_themselves_alone():
+    model = GPT(running.recipe().model).eval()
+    x = torch.randint(0, 290, (2, 9))
+    x[:, 4] = 299  # a document begins in the middle
+    y, losses = x.roll(-1, 1), {}
+    for windows in ("documents", "together", "anywhere"):
+        chosen = recipe.Candidate("", {"windows": windows}).applied(0)
+        losses[windows] = running.loss_of(chosen, 299)(model, x, y).item()
+    assert losses["together"] == losses["anywhere"] == model(x, y)[1].item()
+    halves = model(x[:, :4], y[:, :4])[1], model(x[:, 4:], y[:, 4:])[1]
+    alone = (4 * halves[0] + 5 * halves[1]) / 9
+    assert losses["documents"] == pytest.approx(alone.item(), abs=1e-5)
+    assert losses["documents"] != pytest.approx(losses["together"], abs=1e-5)
+
+
+def test_without_seconds_a_run_takes_the_recipes_own_steps():
+    result = recipe.run(recipe.Candidate("the recipe"), seed=0, seconds=None)
+    assert result["candidate"] == recipe.WHOLE
+    assert result["steps"] == running.recipe().train.steps == 20
 
 
 def test_an_unknown_candidate_is_named_with_those_there_are():

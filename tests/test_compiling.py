@@ -13,12 +13,14 @@ from llmbook.attention import (
     PLAIN_TOKENS,
     grouped_attention,
     is_short,
+    masked_attention,
     naive_attention,
     plain_attention,
     repeat_heads,
     training_attention,
     window_mask,
 )
+from llmbook.batching import document_mask
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.layers import mean_loss
 from llmbook.model import GPT
@@ -75,6 +77,23 @@ def test_plain_attention_equals_the_loop_of_the_paper():
     expected, _ = naive_attention(q, k2, v2, window_mask(7, 7, 4))
     found = plain_attention(q, k, v, window=4)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_documents_in_a_row_are_apart_by_either_way(dtype):
+    mask = document_mask(torch.tensor([[1, 1, 2, 2, 2], [1, 2, 2, 2, 3]]))
+    answers = []
+    for way in (plain_attention, masked_attention):
+        q, k, v = leaves(4, 2, 5, dtype)
+        mixed = way(q, k, v, mask=mask)
+        mixed.float().square().sum().backward()
+        answers.append([mixed, q.grad, k.grad, v.grad])
+    atol = 2e-6 if dtype == torch.float32 else 5e-2
+    for ours, fused in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, fused, atol=atol, rtol=atol)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        chosen = training_attention(q, k, v, mask=mask)
+    assert torch.equal(chosen, answers[dtype == torch.float32][0])
 
 
 def test_plain_attention_drops_weights_and_keeps_their_mean():

@@ -17,6 +17,7 @@ from llmbook.optim import (
     cosine_schedule,
     muon_groups,
     orthogonalise,
+    orthogonalised,
     parameter_groups,
 )
 
@@ -146,15 +147,33 @@ def test_a_gradient_of_zeros_orthogonalises_to_zeros():
     assert torch.equal(orthogonalise(torch.zeros(3, 2)), torch.zeros(3, 2))
 
 
+def test_matrices_of_one_shape_go_together_and_come_back_in_order():
+    generator = torch.Generator().manual_seed(4)
+    shapes = [(6, 4), (4, 4), (6, 4), (4, 6), (4, 4)]
+    matrices = [torch.randn(s, generator=generator) for s in shapes]
+    matrices[2] *= 1e4  # each has a size of its own
+    for matrix, found in zip(matrices, orthogonalised(matrices), strict=True):
+        torch.testing.assert_close(found, orthogonalise(matrix))
+    for full, short in zip(
+        orthogonalised(matrices),
+        orthogonalised(matrices, torch.bfloat16),
+        strict=True,
+    ):
+        assert short.dtype == torch.float32
+        torch.testing.assert_close(full, short, atol=5e-2, rtol=0)
+
+
 @pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on"
 )
-def test_muon_takes_the_steps_of_torchs_muon_to_bfloat16():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_takes_the_steps_of_torchs_muon_to_bfloat16(dtype):
     generator = torch.Generator().manual_seed(5)
     mine = nn.Parameter(torch.randn(8, 16, generator=generator))
     theirs = nn.Parameter(mine.detach().clone())
     settings = {"lr": 0.01, "weight_decay": 0.1}
-    a = Muon([{"params": [mine], "muon": True}], **settings)
+    group = {"params": [mine], "muon": True}
+    a = Muon([group], dtype=dtype, **settings)
     b = torch.optim.Muon([theirs], adjust_lr_fn="match_rms_adamw", **settings)
     for _ in range(20):
         gradient = torch.randn(8, 16, generator=generator)

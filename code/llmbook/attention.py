@@ -243,14 +243,16 @@ def plain_attention(
     v: Tensor,
     window: int | None = None,
     dropout_p: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """:func:`grouped_attention` by two products that store the weights.
 
-    Shapes as there, with as many queries as keys. Everything stays in the
-    numbers' own format. In 16 bits on a processor this is quicker than the
-    fused kernel while T is small, for products of whole matrices are what
-    its units are made for; the (T, T) weights are kept for the backward
-    pass.
+    Shapes as there, with as many queries as keys; ``mask``, bool and
+    broadcasting to (B, 1, T, T), takes the place of ``window``. Everything
+    stays in the numbers' own format. In 16 bits on a processor this is
+    quicker than the fused kernel while T is small, for products of whole
+    matrices are what its units are made for; the (T, T) weights are kept
+    for the backward pass.
 
     >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
     >>> plain_attention(v * 0, v, v, window=2).flatten().tolist()
@@ -259,8 +261,8 @@ def plain_attention(
     check_groups(q, k, v)
     H, T, D = q.shape[1:]
     k, v = repeat_heads(k, H), repeat_heads(v, H)
-    seen = window_mask(T, k.shape[-2], window, q.device)
-    hidden = torch.zeros(T, k.shape[-2], dtype=q.dtype, device=q.device)
+    seen = window_mask(T, T, window, q.device) if mask is None else mask
+    hidden = torch.zeros(seen.shape, dtype=q.dtype, device=q.device)
     hidden = hidden.masked_fill(~seen, -math.inf)
     with torch.autocast(q.device.type, enabled=False):
         scores = (q / math.sqrt(D)) @ k.transpose(-2, -1) + hidden
@@ -289,15 +291,21 @@ def training_attention(
     v: Tensor,
     window: int | None = None,
     dropout_p: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """:func:`grouped_attention` by the quicker of two ways.
+
+    With a ``mask`` it is :func:`masked_attention`, and has no window.
 
     >>> v = torch.tensor([[[[2.0], [4.0], [6.0]]]])
     >>> training_attention(v * 0, v, v, window=2).flatten().tolist()
     [2.0, 3.0, 5.0]
     """
-    way = plain_attention if is_short(q, k) else grouped_attention
-    return way(q, k, v, window, dropout_p)
+    if is_short(q, k):
+        return plain_attention(q, k, v, window, dropout_p, mask)
+    if mask is not None:
+        return masked_attention(q, k, v, mask, dropout_p)
+    return grouped_attention(q, k, v, window, dropout_p)
 
 
 def record_weights(store: list[Tensor], window: int | None = None) -> Attend:

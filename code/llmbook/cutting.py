@@ -69,16 +69,17 @@ class SlicedLoss(TeamLoss):
         return loss
 
 
-def whole_direction(ahead: Tensor) -> Tensor:
+def whole_direction(
+    ahead: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """:func:`~llmbook.optim.orthogonalise` for a matrix in slices.
 
     A slice's singular values say nothing of the matrix's, so each process
     gathers the matrix, orthogonalises all of it, and keeps its own slice.
     Source: Liu et al. 2025, https://arxiv.org/abs/2502.16982, algorithm 1.
     """
-    if not isinstance(ahead, DTensor):
-        return orthogonalise(ahead)
-    return slice_of(orthogonalise(ahead.full_tensor()), ahead)
+    full = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
+    return slice_of(orthogonalise(full.to(dtype)).float(), ahead)
 
 
 def slice_of(whole: Tensor, like: Tensor) -> Tensor:
@@ -94,7 +95,9 @@ def slice_of(whole: Tensor, like: Tensor) -> Tensor:
 def fit_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Let Muon see whole matrices; AdamW goes number by number."""
     if isinstance(optimizer, Muon):
-        optimizer.direction = whole_direction
+        optimizer.directions = lambda ahead: [
+            whole_direction(matrix, optimizer.dtype) for matrix in ahead
+        ]
 
 
 def slices_of(saved: Checkpoint, model: nn.Module) -> Checkpoint:

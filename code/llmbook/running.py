@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -39,7 +39,10 @@ from llmbook.train import (
     CHECKPOINT_NAME,
     Callback,
     History,
+    LossFunction,
     document_loss,
+    next_token_loss,
+    packed_loss,
     train,
 )
 
@@ -67,6 +70,7 @@ CODE = (
     "attention.py",
     "model.py",
     "cache.py",
+    "batching/masks.py",
     "decoding.py",
     "sampling.py",
     "optim.py",
@@ -82,9 +86,10 @@ CODE = (
 class Recipe:
     """All that is chosen about the running model.
 
-    ``windows`` says where training windows begin: at ``"documents"``, or
-    ``"anywhere"`` in the row of tokens. ``benchmarks/recipe.py`` compares
-    the choices.
+    ``windows`` says what a training window shows. With ``"documents"`` it
+    begins at one, and each document in it sees itself alone; with
+    ``"together"`` they see those before them; ``"anywhere"`` is any place
+    in the row of tokens. ``benchmarks/recipe.py`` compares the choices.
     """
 
     documents: int
@@ -311,6 +316,7 @@ def train_running(chosen: Recipe, folder: Path, progress: bool = True) -> None:
                 folder, tokenizer, snapshot_steps(chosen.train.steps)
             )
         ],
+        loss_function=loss_of(chosen, tokenizer.end_of_text),
         progress=progress,
     )
     checkpoint.save(folder / "model.safetensors", model)
@@ -329,6 +335,13 @@ def windows_of(shard: TokenShard, chosen: Recipe, end_of_text: int) -> Batches:
     if chosen.windows == "anywhere":
         return Batches(**arguments)
     return DocumentBatches(**arguments, end_of_text=end_of_text)
+
+
+def loss_of(chosen: Recipe, end_of_text: int) -> LossFunction:
+    """The loss over windows as ``chosen`` has them read."""
+    if chosen.windows == "documents":
+        return partial(packed_loss, end_of_text=end_of_text)
+    return next_token_loss
 
 
 def scores(

@@ -59,7 +59,6 @@ from .packing import (
     best_fit,
     inputs_and_targets,
     pack,
-    packed_loss,
 )
 from .preferring import prefer
 from .readers import read_chats, read_preferences, read_problems
@@ -104,7 +103,6 @@ __all__ = [
     "inputs_and_targets",
     "jinja_template",
     "pack",
-    "packed_loss",
     "prefer",
     "read_chats",
     "read_preferences",

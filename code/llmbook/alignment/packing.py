@@ -11,13 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from llmbook.batching import (
-    document_numbers,
-    packed_attends,
-    packed_positions,
-    right_pad,
-)
-from llmbook.model import GPT
+from llmbook.batching import right_pad
 
 from .chat import ChatIds
 from .sequences import IGNORED, numbers_at
@@ -98,24 +92,6 @@ def pack(
         right_pad(inputs, context_length, end_of_text),
         right_pad(targets, context_length, IGNORED),
     )
-
-
-def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
-    """The mean of −ln p over the targets (B, T) that are not -100, in nats.
-
-    Every ``end_of_text`` in ``x`` (B, T) begins a document, which sees
-    itself alone and counts its positions from 0. For ``train`` give
-    ``functools.partial(packed_loss, end_of_text=...)``.
-    """
-    documents = document_numbers(x, end_of_text)
-    return model(
-        x,
-        y,
-        attends=packed_attends(
-            documents, len(model.blocks), model.config.window
-        ),
-        positions=packed_positions(documents),
-    )[1]
 
 
 class PackedChats:

@@ -19,10 +19,10 @@ from llmbook import runtime
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
-from llmbook.train import History, train
+from llmbook.train import History, packed_loss, train
 
 from .chat import ChatIds, Conversation, control_ids, encode_example
-from .packing import PackedChats, packed_loss
+from .packing import PackedChats
 from .vocabulary import grow_vocabulary, with_chat_tokens
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from llmbook.attention import Attend, causal_mask, masked_attention
+from llmbook.attention import Attend, causal_mask, training_attention
 
 Ids = Sequence[int]
 
@@ -153,5 +153,5 @@ def packed_attends(
 
 def masked_attends(mask: Tensor, n_layer: int) -> list[Attend]:
     """One function a layer that looks where ``mask`` (B, 1, T, S) allows."""
-    attend = partial(masked_attention, mask=mask)
+    attend = partial(training_attention, mask=mask)
     return [attend] * n_layer

@@ -22,7 +22,6 @@ from llmbook.alignment import (
     encode_preference,
     fine_tune,
     grow_vocabulary,
-    packed_loss,
     prefer,
     read_chats,
     read_preferences,
@@ -45,7 +44,7 @@ from llmbook.alignment.verifiers import rewards
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.tokenizer import Tokenizer
-from llmbook.train import evaluate
+from llmbook.train import evaluate, packed_loss
 
 from .models import check_teachable, read_model
 from .stage import Stage

@@ -82,9 +82,10 @@ class Train:
     """How many documents of a generated corpus."""
     held_out: str | None = None
     """The title of the novel to measure on; else a share of all chapters."""
-    windows: Literal["auto", "documents", "anywhere"] = "auto"
-    """Where training windows begin; auto takes the beginnings of the
-    world's short documents, and any place in other texts."""
+    windows: Literal["auto", "documents", "together", "anywhere"] = "auto"
+    """Where training windows begin, and whether a document in one sees
+    itself alone or those before it together; auto is documents for the
+    world's short ones, and any place in other texts."""
     model: GPTConfig = field(default_factory=lambda: preset("running"))
     training: TrainConfig = field(default_factory=TrainConfig)
     snapshots: tuple[int, ...] = ()
@@ -121,6 +122,7 @@ class Train:
             run_dir=self.out,
             resume=resume,
             callbacks=self.callbacks(tokenizer),
+            loss_function=running.loss_of(chosen, tokenizer.end_of_text),
         )
         trained = whole(model, team)
         if trained is None:

@@ -27,6 +27,7 @@ from .step import (
     check_finite,
     make_optimizer,
     next_token_loss,
+    packed_loss,
     training_step,
 )
 from .stopping import Stopped
@@ -51,6 +52,7 @@ __all__ = [
     "make_optimizer",
     "next_token_loss",
     "own_randomness",
+    "packed_loss",
     "read_metrics",
     "run_steps",
     "seed_step",

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from llmbook import runtime
+from llmbook.batching.masks import (
+    document_numbers,
+    packed_attends,
+    packed_positions,
+)
 from llmbook.config import TrainConfig
+from llmbook.model import GPT
 from llmbook.optim import (
     AdamW,
     Muon,
@@ -37,6 +43,24 @@ class DivergedError(ArithmeticError):
 def next_token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The mean loss over all positions: −ln p(next token), in nats."""
     return model(x, y)[1]
+
+
+def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
+    """The mean of −ln p over the targets (B, T) that are not -100, in nats.
+
+    Every ``end_of_text`` in ``x`` (B, T) begins a document, which sees
+    itself alone and counts its positions from 0. For ``train`` give
+    ``functools.partial(packed_loss, end_of_text=...)``.
+    """
+    documents = document_numbers(x, end_of_text)
+    return model(
+        x,
+        y,
+        attends=packed_attends(
+            documents, len(model.blocks), model.config.window
+        ),
+        positions=packed_positions(documents),
+    )[1]
 
 
 def training_step(
@@ -101,5 +125,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
     }
     if config.optimizer == "muon":
         groups = muon_groups(model, config.weight_decay, config.adamw_scale)
-        return Muon(groups, momentum=config.momentum, **settings)
+        device = next(model.parameters()).device
+        dtype = runtime.best_dtype(device, config.dtype)
+        return Muon(groups, config.momentum, dtype, **settings)
     return AdamW(parameter_groups(model, config.weight_decay), **settings)
