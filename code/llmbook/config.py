@@ -414,12 +414,15 @@ PRESETS: dict[str, GPTConfig] = {
     "gpt2-medium": replace(_GPT2, n_layer=24, n_head=16, n_embd=1024),
     "gpt2-large": replace(_GPT2, n_layer=36, n_head=20, n_embd=1280),
     "gpt2-xl": replace(_GPT2, n_layer=48, n_head=25, n_embd=1600),
-    "running": GPTConfig(
+    "running": replace(  # benchmarks/recipe.py tried the others
+        _LLAMA,
         vocab_size=2048,
         context_length=256,
-        n_layer=3,
-        n_head=4,
+        n_layer=2,
+        n_head=2,
         n_embd=128,
+        d_ff=344,
+        tie_weights=False,
         init_std=0.04,  # 1 / sqrt(n_embd) is 0.09; 0.02 suits wider models
     ),
     "smollm2-135m": replace(  # Ben Allal et al. 2025, its config.json

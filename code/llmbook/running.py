@@ -106,25 +106,27 @@ def recipe() -> Recipe:
     """The running model of the current budget, seed and machine."""
     device = runtime.best_device()
     model = runtime.pick(
-        smoke=GPTConfig(
-            vocab_size=512, context_length=128, n_layer=2, n_head=4, n_embd=64
+        smoke=preset(
+            "running", vocab_size=512, context_length=128, n_embd=64, d_ff=172
         ),
         quick=preset("running"),
     )
-    steps = runtime.pick(smoke=60, quick=1_250, laptop=10_000, gpu=20_000)
-    rate = runtime.pick(smoke=1e-2, quick=1e-2, laptop=5e-3)
+    steps = runtime.pick(smoke=60, quick=1_750, laptop=10_000, gpu=20_000)
+    rate = runtime.pick(smoke=1e-2, quick=6e-3, laptop=4e-3)
     settings = TrainConfig(
         steps=steps,
-        batch_size=runtime.pick(smoke=8, quick=8, laptop=16, gpu=64),
+        batch_size=runtime.pick(smoke=8, quick=16, gpu=64),
         optimizer="muon",
         learning_rate=rate,
+        adamw_scale=5.0,
         min_learning_rate=rate / 30,
         warmup_steps=max(5, steps // 20),
         eval_every=math.ceil(steps / 20),
         eval_batches=runtime.pick(smoke=2, quick=4),
+        compile="auto",
     )
     return Recipe(
-        documents=runtime.pick(smoke=600, quick=20_000, laptop=100_000),
+        documents=runtime.pick(smoke=600, quick=40_000, laptop=100_000),
         model=model,
         train=settings,
         seed=runtime.seed_offset(),

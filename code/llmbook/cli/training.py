@@ -55,7 +55,10 @@ def of_austen() -> dict[str, Any]:
         "held_out": "Persuasion",
         "model": preset("austen"),
         "training": TrainConfig(
-            steps=AUSTEN_STEPS, warmup_steps=100, compile="auto"
+            steps=AUSTEN_STEPS,
+            batch_size=8,
+            warmup_steps=100,
+            compile="auto",
         ),
         "snapshots": AUSTEN_SNAPSHOTS,
     }
