@@ -1,13 +1,12 @@
 """The comparison of recipes runs, and compares what its names say."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from benchmarks import recipe
 from llmbook import running
-from llmbook.config import GPTConfig, TrainConfig
 from llmbook.corpus import Batches, DocumentBatches, TokenShard
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
@@ -15,12 +14,13 @@ from llmbook.tokenizer import BPETokenizer
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    chosen = running.Recipe(
+    real = running.recipe()
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 16, "d_ff": 32}
+    chosen = replace(
+        real,
         documents=120,
-        model=GPTConfig(
-            vocab_size=300, context_length=32, n_layer=1, n_head=2, n_embd=16
-        ),
-        train=TrainConfig(steps=20, batch_size=4),
+        model=replace(real.model, vocab_size=300, context_length=32, **shape),
+        train=replace(real.train, steps=20, warmup_steps=2, batch_size=4),
     )
     monkeypatch.setattr(running, "recipe", lambda: chosen)
     monkeypatch.setattr(running, "SCORED_DOCUMENTS", 4)

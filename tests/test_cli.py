@@ -99,7 +99,7 @@ def test_a_config_sets_all_options_and_each_can_be_changed(
     austen, longer, world = seen
     assert austen.model == preset("austen")
     assert (austen.corpus, austen.held_out) == ("austen", "Persuasion")
-    assert (austen.training.steps, austen.training.batch_size) == (5000, 16)
+    assert (austen.training.steps, austen.training.batch_size) == (5000, 8)
     assert austen.snapshots[-1] == 5000
     assert (longer.held_out, longer.snapshots) == ("Emma", (7, 9))
     assert longer.training == replace(austen.training, steps=50_000)

@@ -112,9 +112,9 @@ def sft_recipe() -> Recipe:
             steps=runtime.pick(smoke=30, quick=600, laptop=2_500),
             batch_size=8,
             optimizer="muon",
-            rate=1e-2,
+            rate=runtime.pick(smoke=1e-2, quick=5e-3),
         ),
-        replay=runtime.pick(smoke=40, quick=300),
+        replay=runtime.pick(smoke=40, quick=1_200),
     )
 
 
