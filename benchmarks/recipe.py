@@ -67,7 +67,7 @@ class Candidate:
 
 
 WHOLE = "the recipe, its own steps"
-ADAMW = {"optimizer": "adamw", "learning_rate": 6e-3, "adamw_scale": 1.0}
+ADAMW = {"optimizer": "adamw", "learning_rate": 6e-3}
 CLASSIC = {
     "positions": "learned",
     "norm": "layernorm",

@@ -16,8 +16,7 @@ from llmbook.batching import (
     generate_batch,
     left_pad,
     logprobs,
-    packed_attends,
-    packed_positions,
+    packed_inputs,
     padded_mask,
     positions_of,
     score_pairs,
@@ -316,11 +315,7 @@ def test_packed_documents_have_the_logits_they_have_alone(texts):
     numbers = [n for n, text in enumerate(texts, 1) for _ in text]
     documents = torch.tensor([numbers])
     with torch.no_grad():
-        packed, _ = MODEL(
-            ids,
-            attends=packed_attends(documents, 2),
-            positions=packed_positions(documents),
-        )
+        packed, _ = MODEL(ids, **packed_inputs(documents, 2))
     packed = packed[0].log_softmax(-1).split([len(text) for text in texts])
     for found, text in zip(packed, texts, strict=True):
         assert_close(found, alone(MODEL, text), **CLOSE)
@@ -330,12 +325,8 @@ def test_the_loss_of_packed_documents_is_their_losses_mean():
     texts = [[0, *row(n, seed=n)] for n in (3, 8, 5)]  # 0 ends each text
     ids = torch.tensor([[*texts[0], *texts[1], *texts[2], 0]])
     documents = document_numbers(ids, 0)[:, :-1]
-    _, loss = MODEL(
-        ids[:, :-1],
-        ids[:, 1:],
-        attends=packed_attends(documents, 2),
-        positions=packed_positions(documents),
-    )
+    each = packed_inputs(documents, 2)
+    _, loss = MODEL(ids[:, :-1], ids[:, 1:], **each)
     scores = [scored_alone(MODEL, [0], [*text[1:], 0]) for text in texts]
     assert_close(loss, -torch.cat([found for found, _ in scores]).mean())
     loss.backward()  # packed rows can be learned from

@@ -24,8 +24,7 @@ from llmbook.batching import (
     document_numbers,
     generate_batch,
     logprobs,
-    packed_attends,
-    packed_positions,
+    packed_inputs,
     score_pairs,
     shared_prefix,
 )
@@ -161,11 +160,8 @@ def test_packed_documents_have_the_logits_they_have_alone(changes):
     documents = document_numbers(packed, end_of_text=60)
     config = model.config
     with torch.no_grad():
-        logits, _ = model(
-            packed,
-            attends=packed_attends(documents, config.n_layer, config.window),
-            positions=packed_positions(documents),
-        )
+        each = packed_inputs(documents, config.n_layer, config.window)
+        logits, _ = model(packed, **each)
         for start, end in zip(starts, [4, 11, 16], strict=True):
             expected, _ = model(packed[:, start:end])
             assert_close(logits[:, start:end], expected, **CLOSE)
@@ -346,8 +342,8 @@ def test_nothing_stays_behind_on_another_device(changes, monkeypatch):
         fed(model, x, [5, 1, 4], new_cache(model, 2))
         model(x, positions=places)
         model.attention_weights(x)
-        attends = packed_attends(places, 1, model.config.window)
-        model(x, attends=attends, positions=places)
+        packed = packed_inputs(places, 1, model.config.window)
+        model(x, attends=packed["attends"], positions=places)
         with pytest.raises(RuntimeError, match="device"):
             model(x, attends=[lambda q, k, v: q.cpu()])
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmbook.batching import (
-    packed_attends,
-    packed_positions,
+    packed_inputs,
     right_pad,
     score_pairs,
 )
@@ -96,10 +95,8 @@ def token_logprobs(
         )
     packed = {}
     if documents is not None:
-        packed["attends"] = packed_attends(
-            documents, model.config.n_layer, model.config.window
-        )
-        packed["positions"] = packed_positions(documents)
+        c = model.config
+        packed = packed_inputs(documents, c.n_layer, c.window)
     answers = y != IGNORED
     hidden = model.hidden(x, **packed)[answers]  # (N, C)
     logits = F.linear(hidden, model.head_weight).float()  # (N, V)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,17 +139,18 @@ def within(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
     return mask & (distance < window)[:, None]
 
 
-def packed_attends(
+def packed_inputs(
     documents: Tensor, n_layer: int, window: int | None = None
-) -> list[Attend]:
-    """One function a layer, for ``GPT.forward(attends=...)``.
+) -> dict[str, Any]:
+    """``attends`` and ``positions`` for ``GPT.forward``, from one mask.
 
-    Pass ``positions=packed_positions(documents)`` beside it, and the
-    model's ``window``; each document then has the logits that it has
-    alone. There is no attention dropout.
+    Each of the packed ``documents`` (B, T) then has the logits that it has
+    alone; ``window`` is the model's. There is no attention dropout.
     """
     mask = document_mask(documents)
-    return masked_attends(within(mask, positions_of(mask), window), n_layer)
+    positions = positions_of(mask)
+    seen = within(mask, positions, window)
+    return {"attends": masked_attends(seen, n_layer), "positions": positions}
 
 
 def masked_attends(mask: Tensor, n_layer: int) -> list[Attend]:

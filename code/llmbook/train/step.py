@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmbook import runtime
-from llmbook.batching.masks import (
-    document_numbers,
-    packed_attends,
-    packed_positions,
-)
+from llmbook.batching.masks import document_numbers, packed_inputs
 from llmbook.config import TrainConfig
 from llmbook.model import GPT
 from llmbook.optim import (
@@ -53,14 +49,8 @@ def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
     ``functools.partial(packed_loss, end_of_text=...)``.
     """
     documents = document_numbers(x, end_of_text)
-    return model(
-        x,
-        y,
-        attends=packed_attends(
-            documents, len(model.blocks), model.config.window
-        ),
-        positions=packed_positions(documents),
-    )[1]
+    alone = packed_inputs(documents, len(model.blocks), model.config.window)
+    return model(x, y, **alone)[1]
 
 
 def training_step(
