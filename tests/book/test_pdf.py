@@ -16,6 +16,7 @@ pytestmark = pytest.mark.pdf
 FEWEST_PAGES = 60
 PAGE = (535.75, 697.32)  # points: 189 by 246 mm, crown quarto
 WIDEST_OVERFULL = 12.0  # points that a line may stick out unseen
+TALLEST_OVERFULL = 12.0  # points that a page may be too long
 LOG = BUILD / "latex" / "llmbook.log"
 
 
@@ -93,6 +94,11 @@ def test_no_glyph_is_missing(log):
 def test_nothing_is_cut_off_at_the_margin(log):
     widths = re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide\)", log)
     assert max(map(float, widths), default=0) <= WIDEST_OVERFULL
+
+
+def test_no_page_runs_off_its_foot(log):
+    heights = re.findall(r"Overfull \\vbox \(([\d.]+)pt too high\) has", log)
+    assert max(map(float, heights), default=0) <= TALLEST_OVERFULL
 
 
 def test_every_font_is_embedded(reader):
