@@ -26,6 +26,7 @@ from llmbook.config import GPTConfig
 from llmbook.hub import gpt_from_tensors
 from llmbook.model import GPT
 from llmbook.sampling import generate
+from llmbook.train import packed_loss
 from tests.peers import peer_gpt2
 
 SHAPE = {"vocab_size": 60, "context_length": 32, "n_head": 2, "n_embd": 16}
@@ -332,6 +333,24 @@ def test_the_loss_of_packed_documents_is_their_losses_mean():
     loss.backward()  # packed rows can be learned from
     assert MODEL.token_embedding.weight.grad.isfinite().all()
     MODEL.zero_grad()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_reaches_the_attention_of_packed_documents(dropout):
+    model = fresh(dropout=dropout).train()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0  # the weights' alone is left
+    ids = torch.tensor([[0, *row(9), 0, *row(9, seed=1)]])
+
+    def different():
+        x, y = ids[:, :-1], ids[:, 1:]
+        return len({packed_loss(model, x, y, 0).item() for _ in range(4)})
+
+    with torch.no_grad():
+        assert different() == (4 if dropout else 1)
+        model.eval()
+        assert different() == 1
 
 
 def test_a_document_sees_itself_and_what_is_shared():

@@ -219,16 +219,21 @@ class GPT(nn.Module):
             check_each(places, context)
         return with_positions(attends, self.config, places)
 
+    @property
+    def attention_dropout(self) -> float:
+        """The share of attention weights set to zero: 0 outside training."""
+        return self.config.dropout if self.training else 0.0
+
     def own_attention(self) -> Attend:
         """How this model's tokens mix where nobody asks for another way."""
         c = self.config
         if self.training:
-            way, dropout_p = training_attention, c.dropout
+            way = training_attention
         elif c.window is None and c.kv_heads == c.n_head:
             return attention
         else:
-            way, dropout_p = grouped_attention, 0.0
-        return partial(way, window=c.window, dropout_p=dropout_p)
+            way = grouped_attention
+        return partial(way, window=c.window, dropout_p=self.attention_dropout)
 
     def forward(
         self,

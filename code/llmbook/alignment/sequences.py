@@ -96,7 +96,9 @@ def token_logprobs(
     packed = {}
     if documents is not None:
         c = model.config
-        packed = packed_inputs(documents, c.n_layer, c.window)
+        packed = packed_inputs(
+            documents, c.n_layer, c.window, model.attention_dropout
+        )
     answers = y != IGNORED
     hidden = model.hidden(x, **packed)[answers]  # (N, C)
     logits = F.linear(hidden, model.head_weight).float()  # (N, V)

@@ -140,20 +140,27 @@ def within(mask: Tensor, positions: Tensor, window: int | None) -> Tensor:
 
 
 def packed_inputs(
-    documents: Tensor, n_layer: int, window: int | None = None
+    documents: Tensor,
+    n_layer: int,
+    window: int | None = None,
+    dropout_p: float = 0.0,
 ) -> dict[str, Any]:
     """``attends`` and ``positions`` for ``GPT.forward``, from one mask.
 
     Each of the packed ``documents`` (B, T) then has the logits that it has
-    alone; ``window`` is the model's. There is no attention dropout.
+    alone; ``window`` is the model's. ``dropout_p`` is the share of the
+    weights of attention set to zero: ``GPT.attention_dropout`` to train.
     """
     mask = document_mask(documents)
     positions = positions_of(mask)
     seen = within(mask, positions, window)
-    return {"attends": masked_attends(seen, n_layer), "positions": positions}
+    attends = masked_attends(seen, n_layer, dropout_p)
+    return {"attends": attends, "positions": positions}
 
 
-def masked_attends(mask: Tensor, n_layer: int) -> list[Attend]:
+def masked_attends(
+    mask: Tensor, n_layer: int, dropout_p: float = 0.0
+) -> list[Attend]:
     """One function a layer that looks where ``mask`` (B, 1, T, S) allows."""
-    attend = partial(training_attention, mask=mask)
+    attend = partial(training_attention, mask=mask, dropout_p=dropout_p)
     return [attend] * n_layer

@@ -48,8 +48,10 @@ def packed_loss(model: GPT, x: Tensor, y: Tensor, end_of_text: int) -> Tensor:
     itself alone and counts its positions from 0. For ``train`` give
     ``functools.partial(packed_loss, end_of_text=...)``.
     """
-    documents = document_numbers(x, end_of_text)
-    alone = packed_inputs(documents, len(model.blocks), model.config.window)
+    c, documents = model.config, document_numbers(x, end_of_text)
+    alone = packed_inputs(
+        documents, c.n_layer, c.window, model.attention_dropout
+    )
     return model(x, y, **alone)[1]
 
 
