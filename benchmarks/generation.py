@@ -36,7 +36,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.records import keep, surroundings
-from benchmarks.trainers import load_file
+from benchmarks.trainers import (
+    load_file,
+    nanogpt_shape,
+    raschka_shape,
+    transformers_shape,
+)
 from llmbook.accounting import cache_bytes
 from llmbook.config import GPTConfig
 from llmbook.model import GPT
@@ -122,19 +127,10 @@ def transformers_way(model: GPT) -> Way:
     """transformers' GPT-2 with its cache, and the weights of ``model``."""
     import transformers
 
-    c = model.config
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=c.vocab_size,
-            n_positions=c.context_length,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            n_embd=c.n_embd,
-            bos_token_id=0,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    ).eval()
+    config = transformers.GPT2Config(
+        **transformers_shape(model.config), eos_token_id=None, pad_token_id=0
+    )
+    theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.load_state_dict(transformers_weights(model))
     theirs = theirs.to(model.head_weight.dtype)
 
@@ -151,22 +147,13 @@ def transformers_way(model: GPT) -> Way:
 
 def nanogpt_way(folder: Path, model: GPT) -> Way:
     """nanoGPT, which has no cache; weights are its own random ones."""
-    c, peer = model.config, load_file(folder / "model.py", "peer_model")
+    peer = load_file(folder / "model.py", "peer_model")
     if not hasattr(peer.GPT, "generate"):
         raise ValueError(
             f"{folder / 'model.py'} has no GPT.generate(); expected the one "
             "of nanoGPT. Give --nanogpt a clone of it."
         )
-    theirs = peer.GPT(
-        peer.GPTConfig(
-            block_size=c.context_length,
-            vocab_size=c.vocab_size,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            n_embd=c.n_embd,
-            dropout=0.0,
-        )
-    )
+    theirs = peer.GPT(peer.GPTConfig(**nanogpt_shape(model.config)))
     theirs = theirs.eval().to(model.head_weight.dtype)
     return lambda prompts, new: theirs.generate(prompts, new, top_k=1).tolist()
 
@@ -188,17 +175,8 @@ def raschka_code(folder: Path) -> ModuleType:
 
 def raschka_way(folder: Path, model: GPT) -> Way:
     """Raschka's GPT with a cache; weights are its own random ones."""
-    c, peer = model.config, raschka_code(folder)
-    settings = {
-        "vocab_size": c.vocab_size,
-        "context_length": c.context_length,
-        "emb_dim": c.n_embd,
-        "n_heads": c.n_head,
-        "n_layers": c.n_layer,
-        "drop_rate": 0.0,
-        "qkv_bias": True,
-    }
-    theirs = peer.GPTModel(settings)
+    peer = raschka_code(folder)
+    theirs = peer.GPTModel(raschka_shape(model.config))
     theirs = theirs.eval().to(model.head_weight.dtype)
 
     @torch.no_grad()

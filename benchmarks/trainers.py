@@ -48,6 +48,17 @@ class Shape:
         return 12 * self.L * self.C**2 + self.V * self.C
 
     @property
+    def config(self) -> GPTConfig:
+        """The shape as our model takes it, without the batch."""
+        return GPTConfig(
+            vocab_size=self.V,
+            context_length=self.T,
+            n_layer=self.L,
+            n_head=self.H,
+            n_embd=self.C,
+        )
+
+    @property
     def tokens(self) -> int:
         """Tokens of one step."""
         return self.B * self.T
@@ -91,13 +102,6 @@ class Always:
 
 def ours(shape: Shape, mode: Mode, folder: Path | None = None) -> Step:
     """llmbook: the training step that ``train()`` takes."""
-    config = GPTConfig(
-        vocab_size=shape.V,
-        context_length=shape.T,
-        n_layer=shape.L,
-        n_head=shape.H,
-        n_embd=shape.C,
-    )
     run = TrainConfig(
         steps=1_000_000,
         learning_rate=RATE,
@@ -105,7 +109,7 @@ def ours(shape: Shape, mode: Mode, folder: Path | None = None) -> Step:
         dtype=mode.dtype,
         compile="on" if mode.compiled else "off",
     )
-    model = GPT(config)
+    model = GPT(shape.config)
     loss = compiling.prepare(model, run, next_token_loss)
     optimizer, batches = make_optimizer(model, run), Always(shape)
     return lambda: training_step(model, optimizer, batches, 0, run, loss)[0]
@@ -139,6 +143,47 @@ def compiled(model: nn.Module, mode: Mode) -> Any:
     return torch.compile(model) if mode.compiled else model
 
 
+def transformers_shape(c: GPTConfig) -> dict[str, Any]:
+    """``c`` as transformers' ``GPT2Config`` takes it."""
+    return {
+        "vocab_size": c.vocab_size,
+        "n_positions": c.context_length,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": 0,
+    }
+
+
+def nanogpt_shape(c: GPTConfig) -> dict[str, Any]:
+    """``c`` as nanoGPT's ``GPTConfig`` takes it."""
+    return {
+        "block_size": c.context_length,
+        "vocab_size": c.vocab_size,
+        "n_layer": c.n_layer,
+        "n_head": c.n_head,
+        "n_embd": c.n_embd,
+        "dropout": 0.0,
+        "bias": True,
+    }
+
+
+def raschka_shape(c: GPTConfig) -> dict[str, Any]:
+    """``c`` as the settings of Raschka's models."""
+    return {
+        "vocab_size": c.vocab_size,
+        "context_length": c.context_length,
+        "emb_dim": c.n_embd,
+        "n_heads": c.n_head,
+        "n_layers": c.n_layer,
+        "drop_rate": 0.0,
+        "qkv_bias": True,
+    }
+
+
 def transformers_gpt2(
     shape: Shape, mode: Mode, folder: Path | None = None
 ) -> Step:
@@ -147,16 +192,8 @@ def transformers_gpt2(
 
     transformers.logging.set_verbosity_error()
     config = transformers.GPT2Config(
-        vocab_size=shape.V,
-        n_positions=shape.T,
-        n_embd=shape.C,
-        n_layer=shape.L,
-        n_head=shape.H,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
+        **transformers_shape(shape.config),
         use_cache=False,
-        bos_token_id=0,
         eos_token_id=0,
         loss_type="ForCausalLM",
     )
@@ -192,15 +229,7 @@ def load_file(path: Path, name: str) -> ModuleType:
 def nanogpt(shape: Shape, mode: Mode, folder: Path | None = None) -> Step:
     """nanoGPT: ``model.py`` of its folder, and its own optimizer."""
     module = load_file(folder / "model.py", "nanogpt_model")
-    config = module.GPTConfig(
-        block_size=shape.T,
-        vocab_size=shape.V,
-        n_layer=shape.L,
-        n_head=shape.H,
-        n_embd=shape.C,
-        dropout=0.0,
-        bias=True,
-    )
+    config = module.GPTConfig(**nanogpt_shape(shape.config))
     model = module.GPT(config).train()
     quick = compiled(model, mode)
     betas = 0.9, 0.95
@@ -220,16 +249,7 @@ def raschka(shape: Shape, mode: Mode, folder: Path | None = None) -> Step:
             )
         sys.path.insert(0, str(found[0]))
     chapter = importlib.import_module("llms_from_scratch.ch04")
-    settings = {
-        "vocab_size": shape.V,
-        "context_length": shape.T,
-        "emb_dim": shape.C,
-        "n_heads": shape.H,
-        "n_layers": shape.L,
-        "drop_rate": 0.0,
-        "qkv_bias": True,
-    }
-    model = chapter.GPTModelFast(settings).train()
+    model = chapter.GPTModelFast(raschka_shape(shape.config)).train()
     quick = compiled(model, mode)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RATE, weight_decay=DECAY

@@ -31,6 +31,7 @@ class GPTConfig:
     n_head: int
     n_embd: int
     dropout: float
+    bias: bool
 class GPT(torch.nn.Module):
     def __init__(self, config):
         super().__init__()
