@@ -263,8 +263,8 @@ def shared(batches: Any, team: Team) -> Any:
 class SharedBatches:
     """Batches of which each process reads its own rows.
 
-    Rank r of N takes rows r B / N to (r + 1) B / N of each batch (B, T), so
-    that N processes together see exactly the batches of one.
+    Process r (its rank, from 0) of W takes rows r B / W to (r + 1) B / W of
+    each batch (B, T), so that W together see exactly the batches of one.
 
     >>> class One:
     ...     def at(self, step):
