@@ -3,13 +3,14 @@
     python -m benchmarks.recipe [--seconds 60] [--seeds 3] [--record]
 
 Every candidate differs from the recipe of ``llmbook.running`` in what its
-name says and gets the same processor seconds on one thread: its steps are
-set so that, at the speed of its first steps, the training takes that long.
-The recipe is also trained for the steps of its own budget, as the book
-does it. Each is scored on fresh documents of the world, read whole from
-their start token: the mean of ln p - ln q a token, where p is the world's
-own probability and q the model's, and that as a share of the world's
-entropy. The world's documents hold combinations that training met.
+name says and gets the same processor seconds on one thread. How many steps
+these are is measured first: all candidates take turns, so that a busy moment
+of the machine falls on all, and a step's time is the median over the rounds.
+Compiling is not in it. The recipe is also trained for the steps of its own
+budget, as the book does it. Each is scored on fresh documents of the world,
+read whole from their start token: the mean of ln p - ln q a token, where p is
+the world's own probability and q the model's, and that as a share of the
+world's entropy. The world's documents hold combinations that training met.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,22 @@ import torch
 
 from benchmarks.records import keep, surroundings
 from llmbook import compiling, running, runtime
-from llmbook.corpus import TokenShard, load_corpus
+from llmbook.corpus import Batches, TokenShard, load_corpus
+from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
-from llmbook.train import train
+from llmbook.train import (
+    LossFunction,
+    make_optimizer,
+    train,
+    training_step,
+)
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "recipe.json"
 SECONDS = 60.0
 SEEDS = 3
-WARM_STEPS = 5  # not timed: the first touch of memory
-TIMED_STEPS = 20  # with those
+WARM_STEPS = 3  # not timed: compiling, the first touch of memory
+TIMED_STEPS = 4  # in each round
+ROUNDS = 9
 SCORED_SEED = 1000  # of the fresh documents: no run's own
 
 
@@ -75,8 +84,9 @@ CLASSIC = {
     "d_ff": None,
     "bias": True,
 }
+RECIPE = Candidate("the recipe")
 CANDIDATES = (
-    Candidate("the recipe"),
+    RECIPE,
     Candidate("AdamW", train=ADAMW),
     Candidate("one rate for all", train={"adamw_scale": 1.0}),
     Candidate("documents together", {"windows": "together"}),
@@ -88,79 +98,115 @@ CANDIDATES = (
 )
 
 
-def timed_steps(chosen: running.Recipe, ready: dict, seconds: float) -> int:
-    """How many steps fit into ``seconds`` of this processor."""
-    model = running.fresh_model(chosen, ready["tokenizer"])
-    plan = replace(chosen.train, steps=TIMED_STEPS, warmup_steps=1)
-    ends: list[float] = []
-    train(
-        model,
-        ready["batches"],
-        plan,
-        loss_function=ready["loss"],
-        callbacks=[lambda *_: ends.append(time.process_time())],
-        progress=False,
-    )
-    spans = [b - a for a, b in pairwise(ends[WARM_STEPS:])]
-    return max(1, round(seconds / statistics.median(spans)))
-
-
-def prepared(chosen: running.Recipe, folder: Path) -> dict[str, Any]:
-    """Tokenizer, batches and fresh documents for one run."""
+def prepare(folder: Path) -> None:
+    """The tokenizer and the tokens, which all candidates share."""
+    chosen = running.recipe()
     corpus = load_corpus(chosen.corpus, documents=chosen.documents)
     tokenizer = BPETokenizer.train(corpus.train_texts, chosen.model.vocab_size)
-    shard = TokenShard.write(folder / "train", corpus.train_texts, tokenizer)
-    return {
-        "tokenizer": tokenizer,
-        "batches": running.windows_of(shard, chosen, tokenizer.end_of_text),
-        "loss": running.loss_of(chosen, tokenizer.end_of_text),
-        "fresh": load_corpus(
-            chosen.corpus, documents=20 * running.SCORED_DOCUMENTS,
-            seed=SCORED_SEED,
-        ),
-    }  # fmt: skip
+    tokenizer.save(folder / "tokenizer.json")
+    TokenShard.write(folder / "train", corpus.train_texts, tokenizer)
+
+
+@dataclass
+class Run:
+    """A candidate ready to be trained, from one seed."""
+
+    chosen: running.Recipe
+    tokenizer: BPETokenizer
+    model: GPT
+    batches: Batches
+    loss: LossFunction
+
+    @classmethod
+    def of(cls, candidate: Candidate, seed: int, folder: Path) -> Run:
+        """From what :func:`prepare` has written, on one thread."""
+        torch.set_num_threads(1)
+        runtime.keep_freed_memory()
+        chosen = candidate.applied(seed)
+        tokenizer = BPETokenizer.load(folder / "tokenizer.json")
+        shard = TokenShard.open(folder / "train")
+        model = running.fresh_model(chosen, tokenizer)
+        compiled = compiling.should_compile(model, chosen.train)
+        plan = replace(chosen.train, compile="on" if compiled else "off")
+        return cls(
+            replace(chosen, train=plan),
+            tokenizer,
+            model,
+            running.windows_of(shard, chosen, tokenizer.end_of_text),
+            running.loss_of(chosen, tokenizer.end_of_text),
+        )
+
+    def stepping(self) -> Callable[[], None]:
+        """A function that takes the next step of this run."""
+        plan, numbers = self.chosen.train, count()
+        loss = compiling.prepare(self.model, plan, self.loss)
+        optimizer = make_optimizer(self.model, plan)
+
+        def step() -> None:
+            training_step(
+                self.model, optimizer, self.batches, next(numbers), plan, loss
+            )
+
+        return step
+
+
+def step_seconds(
+    candidates: Sequence[Candidate], folder: Path
+) -> dict[str, float]:
+    """Processor seconds of a step, one candidate after the other in rounds."""
+    steps = {c.name: Run.of(c, 0, folder).stepping() for c in candidates}
+    for step in steps.values():
+        for _ in range(WARM_STEPS):
+            step()
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            start = time.process_time()
+            for _ in range(TIMED_STEPS):
+                step()
+            spent = time.process_time() - start
+            found[name].append(spent / TIMED_STEPS)
+    return {name: statistics.median(each) for name, each in found.items()}
 
 
 def run(
-    candidate: Candidate, seed: int, seconds: float | None
+    candidate: Candidate,
+    seed: int,
+    seconds: float | None,
+    step: float,
+    folder: Path,
 ) -> dict[str, Any]:
     """Train one candidate from one seed, and score it.
 
-    Without ``seconds`` it takes the recipe's own steps.
+    A step of it takes ``step`` processor seconds. Without ``seconds`` it
+    takes the recipe's own steps.
     """
-    torch.set_num_threads(1)
-    runtime.keep_freed_memory()
-    chosen = candidate.applied(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        ready = prepared(chosen, Path(folder))
-        model = running.fresh_model(chosen, ready["tokenizer"])
-        compiled = compiling.should_compile(model, chosen.train)
-        chosen = replace(
-            chosen,
-            train=replace(chosen.train, compile="on" if compiled else "off"),
-        )
-        plan = chosen.train
-        if seconds is not None:
-            steps = timed_steps(chosen, ready, seconds)
-            plan = replace(plan, steps=steps, warmup_steps=max(1, steps // 20))
-        start = time.process_time()
-        history = train(
-            model,
-            ready["batches"],
-            plan,
-            loss_function=ready["loss"],
-            progress=False,
-        )
-        spent = time.process_time() - start
-    scored = running.scores(model, ready["tokenizer"], ready["fresh"])
+    one = Run.of(candidate, seed, folder)
+    plan = one.chosen.train
+    if seconds is not None:
+        steps = max(1, round(seconds / step))
+        plan = replace(plan, steps=steps, warmup_steps=max(1, steps // 20))
+    history = train(
+        one.model,
+        one.batches,
+        plan,
+        loss_function=one.loss,
+        progress=False,
+    )
+    fresh = load_corpus(
+        one.chosen.corpus,
+        documents=20 * running.SCORED_DOCUMENTS,
+        seed=SCORED_SEED,
+    )
+    scored = running.scores(one.model, one.tokenizer, fresh)
     loss, floor = scored["document_loss"], scored["entropy_per_token"]
     return {
         "candidate": WHOLE if seconds is None else candidate.name,
         "seed": seed,
-        "parameters": model.num_parameters(),
+        "parameters": one.model.num_parameters(),
         "steps": plan.steps,
         "tokens": history.tokens,
-        "seconds": round(spent, 1),
+        "seconds": round(plan.steps * step, 1),
         "loss": loss,
         "entropy": floor,
         "over": loss / floor - 1,
@@ -214,20 +260,27 @@ def main() -> int:
     options = parser.parse_args()
     if not options.seconds > 0 or math.isinf(options.seconds):
         parser.error(f"--seconds is {options.seconds}; expected more than 0.")
-    jobs = [
-        (candidate, seed, options.seconds)
-        for seed in range(options.seeds)
-        for candidate in wanted(options.candidates)
-    ]
-    if not options.candidates:
-        whole = [(CANDIDATES[0], n, None) for n in range(options.seeds)]
-        jobs = [*whole, *jobs]
-    results = []
+    chosen, results = wanted(options.candidates), []
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
-        for result in pool.map(run, *zip(*jobs, strict=True)):
-            results.append(result)
-            print(json.dumps(result), file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        with ProcessPoolExecutor(options.workers, mp_context=spawn) as pool:
+            steps = pool.submit(step_seconds, chosen, folder).result()
+            print(json.dumps(steps), file=sys.stderr, flush=True)
+            jobs = [
+                (c, seed, options.seconds, steps[c.name], folder)
+                for seed in range(options.seeds)
+                for c in chosen
+            ]
+            if not options.candidates:
+                own = steps[RECIPE.name]
+                seeds = range(options.seeds)
+                whole = [(RECIPE, n, None, own, folder) for n in seeds]
+                jobs = [*whole, *jobs]
+            for result in pool.map(run, *zip(*jobs, strict=True)):
+                results.append(result)
+                print(json.dumps(result), file=sys.stderr, flush=True)
     print(table(results))
     if options.record:
         about = surroundings("recipe", ["torch"])

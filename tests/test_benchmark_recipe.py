@@ -10,6 +10,7 @@ from llmbook import running
 from llmbook.corpus import Batches, DocumentBatches, TokenShard
 from llmbook.model import GPT
 from llmbook.tokenizer import BPETokenizer
+from llmbook.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -26,19 +27,55 @@ def tiny(monkeypatch):
     monkeypatch.setattr(running, "SCORED_DOCUMENTS", 4)
 
 
-def test_a_run_takes_its_seconds_and_lies_above_the_entropy():
-    result = recipe.run(recipe.Candidate("the recipe"), seed=1, seconds=1.0)
-    assert result["steps"] > 1
-    assert result["seconds"] == pytest.approx(1.0, rel=0.8)
+@pytest.fixture
+def folder(tmp_path):
+    recipe.prepare(tmp_path)
+    return tmp_path
+
+
+def test_a_run_takes_its_seconds_and_lies_above_the_entropy(folder):
+    result = recipe.run(recipe.RECIPE, 1, 1.0, 0.1, folder)
+    assert (result["steps"], result["seconds"]) == (10, 1.0)
     assert result["loss"] > result["entropy"] > 0
     assert result["over"] == pytest.approx(
         result["loss"] / result["entropy"] - 1
     )
 
 
+def test_all_candidates_are_timed_in_turns(folder, monkeypatch):
+    taken = []
+
+    def stepping(self):
+        width = self.chosen.model.n_embd
+        return lambda: taken.append(width)
+
+    monkeypatch.setattr(recipe.Run, "stepping", stepping)
+    wide = recipe.Candidate("wide", model={"n_embd": 32})
+    found = recipe.step_seconds([recipe.RECIPE, wide], folder)
+    assert set(found) == {"the recipe", "wide"}
+    assert all(seconds >= 0 for seconds in found.values())
+    warm = [16] * recipe.WARM_STEPS + [32] * recipe.WARM_STEPS
+    turn = [16] * recipe.TIMED_STEPS + [32] * recipe.TIMED_STEPS
+    assert taken == warm + turn * recipe.ROUNDS
+
+
+def test_a_timed_step_is_the_step_that_training_takes(folder):
+    one, other = (recipe.Run.of(recipe.RECIPE, 0, folder) for _ in range(2))
+    plan = replace(one.chosen.train, steps=3)
+    one.chosen = replace(one.chosen, train=plan)
+    step = one.stepping()
+    for _ in range(3):
+        step()
+    train(other.model, other.batches, plan, loss_function=other.loss)
+    for mine, theirs in zip(
+        one.model.parameters(), other.model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("candidate", recipe.CANDIDATES[1:])
 def test_each_candidate_differs_from_the_recipe_in_what_it_names(candidate):
-    base = recipe.Candidate("the recipe").applied(seed=3)
+    base = recipe.RECIPE.applied(seed=3)
     other = candidate.applied(seed=3)
     assert other != base
     changed = {
@@ -91,8 +128,8 @@ def test_only_documents_see_themselves_alone():
     assert losses["documents"] != pytest.approx(losses["together"], abs=1e-5)
 
 
-def test_without_seconds_a_run_takes_the_recipes_own_steps():
-    result = recipe.run(recipe.Candidate("the recipe"), seed=0, seconds=None)
+def test_without_seconds_a_run_takes_the_recipes_own_steps(folder):
+    result = recipe.run(recipe.RECIPE, 0, None, 0.1, folder)
     assert result["candidate"] == recipe.WHOLE
     assert result["steps"] == running.recipe().train.steps == 20
 
