@@ -6,7 +6,7 @@ Every candidate differs from the recipe of ``llmbook.running`` in what its
 name says and gets the same processor seconds on one thread. How many steps
 these are is measured first: all candidates take turns, so that a busy moment
 of the machine falls on all, and a step's time is the median over the rounds.
-Compiling is not in it. The recipe is also trained for the steps of its own
+Compiling is not in it; all are compiled where the recipe is. The recipe is also trained for the steps of its own
 budget, as the book does it. Each is scored on fresh documents of the world,
 read whole from their start token: the mean of ln p - ln q a token, where p is
 the world's own probability and q the model's, and that as a share of the
@@ -107,6 +107,13 @@ def prepare(folder: Path) -> None:
     TokenShard.write(folder / "train", corpus.train_texts, tokenizer)
 
 
+def how_compiled() -> str:
+    """Compiled or not, as the recipe is: all candidates alike."""
+    chosen = running.recipe()
+    compiled = compiling.should_compile(GPT(chosen.model), chosen.train)
+    return "on" if compiled else "off"
+
+
 @dataclass
 class Run:
     """A candidate ready to be trained, from one seed."""
@@ -126,8 +133,7 @@ class Run:
         tokenizer = BPETokenizer.load(folder / "tokenizer.json")
         shard = TokenShard.open(folder / "train")
         model = running.fresh_model(chosen, tokenizer)
-        compiled = compiling.should_compile(model, chosen.train)
-        plan = replace(chosen.train, compile="on" if compiled else "off")
+        plan = replace(chosen.train, compile=how_compiled())
         return cls(
             replace(chosen, train=plan),
             tokenizer,

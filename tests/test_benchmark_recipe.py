@@ -42,6 +42,16 @@ def test_a_run_takes_its_seconds_and_lies_above_the_entropy(folder):
     )
 
 
+def test_all_are_compiled_or_none(folder, monkeypatch):
+    def large(model, config):
+        return model.config.n_embd > 16
+
+    monkeypatch.setattr(recipe.compiling, "should_compile", large)
+    wide = recipe.Candidate("wide", model={"n_embd": 32})
+    runs = [recipe.Run.of(c, 0, folder) for c in (recipe.RECIPE, wide)]
+    assert [run.chosen.train.compile for run in runs] == ["off", "off"]
+
+
 def test_all_candidates_are_timed_in_turns(folder, monkeypatch):
     taken = []
 
