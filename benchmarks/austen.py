@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -190,6 +191,12 @@ def plan_of(steps: int) -> TrainConfig:
     return replace(plan, steps=steps)
 
 
+def mark_of(shape: GPTConfig, plan: TrainConfig) -> str:
+    """What is trained and judged, as a short name: another, another folder."""
+    made = [shape.to_dict(), plan.to_dict(), SIZE, SHOWN, SCORED]
+    return f"{zlib.crc32(json.dumps(made).encode()):08x}"
+
+
 def run(folder: Path, out: Path | None, steps: int) -> None:
     """Train and judge both kinds, print their tables, and keep them."""
     chosen, plan = of_austen(), plan_of(steps)
@@ -204,7 +211,7 @@ def run(folder: Path, out: Path | None, steps: int) -> None:
         keep({**about, **found}, out / "texts.json")
     for kind in KINDS:
         tokenizer = tokenizer_of(kind, texts, shape.vocab_size)
-        place = folder / f"{kind}-{steps}"
+        place = folder / f"{kind}-{steps}-{mark_of(shape, plan)}"
         place.mkdir(parents=True, exist_ok=True)
         history = train_kind(place, corpus, tokenizer, shape, plan, wanted)
         record = {

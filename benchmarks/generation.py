@@ -10,9 +10,10 @@ Raschka's LLMs-from-scratch come from folders that are given; their weights are
 random like ours, and of the same shape. Rounds are interleaved,
 so that a busy moment of the machine falls on all: tokens a second are the
 median over the rounds, and "llmbook is" the median of the rounds' ratios. A
-shape takes no further round after ``--seconds``. Then the time of a token
-against the length of the text before it, and the memory of a cache against
-its formula. Threads are torch's own; ``OMP_NUM_THREADS`` sets them.
+shape in one format and batch takes no further round after ``--seconds``. Then
+the time of a token against the length of the text before it, and the memory
+of a cache against its formula. Threads are torch's own; ``OMP_NUM_THREADS``
+sets them.
 ``--record`` writes runs/generation.json.
 """
 
@@ -35,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.records import keep, surroundings
+from benchmarks.records import installed, keep, surroundings
 from benchmarks.trainers import (
     load_file,
     nanogpt_shape,
@@ -419,7 +420,7 @@ def main(arguments: list[str] | None = None) -> int:
         results["growth"][name] = growth(config, end, min(3, options.rounds))
     print(table(results))
     if options.record:
-        about = surroundings("generation", ["torch", "transformers"])
+        about = surroundings("generation", installed("torch", "transformers"))
         keep({**about, **results}, RECORD)
     return 0
 

@@ -219,6 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(found))
     if options.record:
         about = surroundings("growth", ["torch"])
+        device = runtime.best_device()
+        about["dtype"] = str(runtime.best_dtype(device))
+        about["threads"] = torch.get_num_threads()
         keep({**about, "results": found}, RECORD)
     return 0
 

@@ -100,9 +100,9 @@ def begun(folder: Path, steps: int) -> BaseProcess:
     return process
 
 
-def written(folder: Path) -> bool:
-    """Whether a checkpoint is half written."""
-    return any(folder.glob(f"{CHECKPOINT_NAME}.*.part"))
+def written(folder: Path, process: BaseProcess) -> bool:
+    """Whether ``process`` is in the middle of writing a checkpoint."""
+    return (folder / f"{CHECKPOINT_NAME}.{process.pid}.part").exists()
 
 
 def killed(
@@ -115,7 +115,11 @@ def killed(
     """
     process = begun(folder, steps)
     process.join(after)
-    while in_writing and process.exitcode is None and not written(folder):
+    while (
+        in_writing
+        and process.exitcode is None
+        and not written(folder, process)
+    ):
         pass
     if process.exitcode is None:
         process.kill()
@@ -125,7 +129,7 @@ def killed(
     if process.exitcode > 0:
         raise RuntimeError(f"the run failed, exit code {process.exitcode}")
     file = folder / CHECKPOINT_NAME
-    if written(folder):
+    if written(folder, process):
         return "while a checkpoint was written"
     if not checkpoint.is_kept(file):
         return "before the first checkpoint"

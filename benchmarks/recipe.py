@@ -6,11 +6,12 @@ Every candidate differs from the recipe of ``llmbook.running`` in what its
 name says and gets the same processor seconds on one thread. How many steps
 these are is measured first: all candidates take turns, so that a busy moment
 of the machine falls on all, and a step's time is the median over the rounds.
-Compiling is not in it; all are compiled where the recipe is. The recipe is also trained for the steps of its own
-budget, as the book does it. Each is scored on fresh documents of the world,
-read whole from their start token: the mean of ln p - ln q a token, where p is
-the world's own probability and q the model's, and that as a share of the
-world's entropy. The world's documents hold combinations that training met.
+Compiling is not in it; all are compiled where the recipe is. The recipe is
+also trained for the steps of its own budget, as the book does it. Each is
+scored on fresh documents of the world, read whole from their start token: the
+mean of ln p - ln q a token, where p is the world's own probability and q the
+model's, and that as a share of the world's entropy. The world's documents
+hold combinations that training met.
 """
 
 from __future__ import annotations

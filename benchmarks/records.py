@@ -10,8 +10,14 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+
+def installed(*packages: str) -> list[str]:
+    """Those of the packages that are there."""
+    return [package for package in packages if find_spec(package)]
 
 
 def surroundings(name: str, packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -19,6 +19,7 @@ runs/training.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import multiprocessing
@@ -32,9 +33,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.records import keep, surroundings
+from benchmarks.records import installed, keep, surroundings
 from benchmarks.trainers import MODES, TRAINERS, Mode, Shape
-from llmbook import runtime
+from llmbook import compiling, runtime
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "training.json"
 SHAPES = {
@@ -66,6 +67,7 @@ def matmul_peak(dtype: str, repeats: int = 5) -> float:
 def work(line: Connection, allocator: str, threads: int) -> None:
     """A process: makes the trainers it is told to, and takes their steps."""
     os.environ[runtime.MALLOC_VARIABLE] = allocator
+    os.environ.pop(compiling.COMPILE_VARIABLE, None)  # the mode decides
     runtime.keep_freed_memory()
     torch.set_num_threads(threads)
     steps = {}
@@ -99,12 +101,20 @@ class Worker:
 
     def ask(self, *order: Any) -> Any:
         """Send an order and wait for the answer."""
-        self.line.send(order)
-        return self.line.recv()
+        try:
+            self.line.send(order)
+            return self.line.recv()
+        except (EOFError, BrokenPipeError) as error:
+            self.process.join()
+            raise RuntimeError(
+                f"{order[0]} ended its process (exit code "
+                f"{self.process.exitcode}); what it said stands above."
+            ) from error
 
     def stop(self) -> None:
-        """End the process."""
-        self.line.send(None)
+        """End the process, if it has not ended by itself."""
+        with contextlib.suppress(OSError):
+            self.line.send(None)
         self.process.join()
 
 
@@ -256,7 +266,7 @@ def measure(
     """The peaks, operations a second by format, and every row."""
     chosen = [m for m in MODES if m.name.replace(" ", "-") in options.modes]
     workers = {kind: Worker(kind, options.threads) for kind in ALLOCATORS}
-    names, peaks, rows = present(options), {}, []
+    names, peaks, races = present(options), {}, []
     try:
         for shape in (SHAPES[name] for name in options.shapes):
             for mode in chosen:
@@ -266,23 +276,27 @@ def measure(
                 again = workers["keep"].ask("peak", shape, mode, None, 0)
                 best = max(peak, again, peaks.get(mode.dtype, 0.0))
                 peaks[mode.dtype] = best
-                rows += results_of(taken, shape, mode, best)
+                races.append((taken, shape, mode))
     finally:
         for worker in workers.values():
             worker.stop()
+    rows = [
+        row
+        for taken, shape, mode in races
+        for row in results_of(taken, shape, mode, peaks[mode.dtype])
+    ]
     return peaks, rows
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Time everybody, print the table, and keep it if asked to."""
     options = parse(arguments)
+    about = surroundings("training", installed("torch", "transformers"))
     peaks, rows = measure(options)
     for dtype, peak in peaks.items():
         print(f"matrix product, {dtype}: {peak / 1e9:,.0f} GFLOP/s")
     print(table(rows))
     if options.record:
-        packages = ["torch", "transformers"]
-        about = surroundings("training", packages)
         about["threads"] = options.threads
         keep({**about, "peaks": peaks, "results": rows}, RECORD)
     return 0

@@ -378,7 +378,7 @@ def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
         # Of a tensor that is cut into slices, only the slices have a place.
         held = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         place = (held.data_ptr(), tuple(tensor.shape))
-        if place not in seen:
+        if not held.numel() or place not in seen:  # an empty slice has none
             unique[name] = tensor
             seen.add(place)
     return unique
@@ -450,7 +450,8 @@ def _optimizer_from_parts(
     }
     for full_name, tensor in checkpoint.optimizer.items():
         name, _, key = full_name.rpartition(":")
-        state.setdefault(names.index(name), {})[key] = tensor
+        # A copy, for the file's own pages would keep it from being replaced.
+        state.setdefault(names.index(name), {})[key] = tensor.clone()
     optimizer.load_state_dict(
         {"state": state, "param_groups": saved["groups"]}
     )

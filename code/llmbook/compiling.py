@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 from llmbook import accounting
 from llmbook.config import GPTConfig, TrainConfig
@@ -102,7 +104,8 @@ class CompiledLoss:
         if self.quick is None:
             return self.plain(model, x, y)
         try:
-            loss = self.quick(model, x, y)
+            with contextlib.nullcontext() if self.proven else _both_ways():
+                loss = self.quick(model, x, y)
         except Exception as error:
             if self.proven:
                 raise
@@ -121,6 +124,18 @@ class CompiledLoss:
             f"compile='off' or {COMPILE_VARIABLE}=off to leave it out.",
             stacklevel=3,
         )
+
+
+def _both_ways() -> contextlib.AbstractContextManager:
+    """Compile the backward pass with the forward pass, and not when it runs.
+
+    So both can fail in the same place. Where torch has no such switch the
+    backward pass is compiled later, and what it raises ends the training.
+    """
+    switch = "force_non_lazy_backward_lowering"
+    if not hasattr(functorch_config, switch):
+        return contextlib.nullcontext()
+    return functorch_config.patch({switch: True})
 
 
 def prepare(

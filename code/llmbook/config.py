@@ -20,6 +20,7 @@ EXPANSION = 4  # d_ff / n_embd: Vaswani et al. 2017, section 3.3
 WIDTH_STEP = 8  # processors like widths that are multiples of this
 ROPE_THETA = 10_000.0  # Su et al. 2021, section 3.2.2
 BALANCE_WEIGHT = 0.01  # Fedus et al. 2022, section 2.2
+MOST_SEED = 10**12  # times the stride of the steps it fits into 64 bits
 ALIBI_EXTRA = 2  # numbers that a key carries more: positions.with_alibi
 
 
@@ -362,6 +363,11 @@ class TrainConfig:
             "seed": 0,
         }.items():
             _at_least(name, getattr(self, name), least)
+        if self.seed > MOST_SEED:
+            raise ValueError(
+                f"seed is {self.seed}; expected {MOST_SEED:,} at most, for "
+                "every step makes a seed of its own from it."
+            )
         _between("learning_rate", self.learning_rate, 0.0, 100.0)
         _between(
             "min_learning_rate",

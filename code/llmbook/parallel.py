@@ -227,11 +227,13 @@ def _is_loss(error: BaseException) -> bool:
 
 def _lost(found: Team, error: BaseException) -> LostProcessError:
     """Say it once, and leave torchrun the time to end this process."""
+    heard = str(error).strip().partition("\n")[0]
     lost = LostProcessError(
         f"process {found.rank} lost another of the {found.size}: it ended, "
         "or did not answer. torchrun's report below names the first that "
         "failed. Go on from the last checkpoint with --resume; torchrun "
-        "--max-restarts does it by itself."
+        "--max-restarts does it by itself. The exchange broke with: "
+        f"{heard}"
     )
     if found.speaks:
         print(f"llmbook: {lost}", file=sys.stderr, flush=True)

@@ -40,7 +40,6 @@ from torch.futures import Future
 
 from llmbook import checkpoint
 from llmbook.checkpoint import (
-    EXTRA,
     MODEL,
     OPTIMIZER,
     Checkpoint,
@@ -310,7 +309,7 @@ def load(folder: str | Path, model: nn.Module) -> Checkpoint:
                 for name, tensor in tensors.items()
                 if name.startswith(part)
             }
-            for part in (MODEL, OPTIMIZER, EXTRA)
+            for part in (MODEL, OPTIMIZER)
         },
         state={
             **header["state"],

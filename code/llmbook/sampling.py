@@ -136,6 +136,20 @@ def filtered(
     return logits
 
 
+def check_logits(logits: Tensor) -> None:
+    """Refuse ``logits`` (..., V) that no token can be chosen from.
+
+    Raises:
+        ValueError: a row has NaN, +inf or no finite value.
+    """
+    if not logits.amax(dim=-1).isfinite().all():  # NaN is above all numbers
+        raise ValueError(
+            "a row of logits has NaN, +inf or no finite value; expected at "
+            "least one token to choose from. Check the weights; counts that "
+            "guess need smoothing, as KneserNey has it."
+        )
+
+
 def sample(
     logits: Tensor,
     generator: torch.Generator | None = None,
@@ -149,11 +163,7 @@ def sample(
     >>> sample(torch.tensor([[0.0, 9.0, 1.0]]), temperature=0)
     tensor([1])
     """
-    if not logits.amax(dim=-1).isfinite().all():  # NaN is above all numbers
-        raise ValueError(
-            "a row of logits has NaN, +inf or no finite value; expected at "
-            "least one token to choose from. Check the model's weights."
-        )
+    check_logits(logits)
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = filtered(logits.float().cpu(), temperature, **filters)
@@ -262,7 +272,8 @@ def _steps(
     cache = new_cache(model, B, T + count) if use_cache else None
     reader = _Reader(model, cache, count)
     for _ in range(count):
-        logits = penalise(reader.logits(ids), ids, repetition_penalty)
+        logits = reader.logits(ids).float()
+        logits = penalise(logits, ids, repetition_penalty)
         chosen = sample(logits, generator, **choices).to(ids.device)
         yield chosen
         ids = torch.cat([ids, chosen[:, None]], dim=1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FLOPS_EACH = 6  # a parameter and token: 2 forward, 4 back
+TRIES = 20  # draws for each that is kept: others fall below the floor
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, section 3.3
 TINY = 1e-300  # stands for a floor of 0, whose logarithm is infinite
 TURNS = 100  # of the fit; a handful is usual
@@ -238,11 +239,13 @@ def predictions(
 ) -> np.ndarray:
     """What single runs of size ``at`` may end with, (draws,), by bootstrap.
 
-    Each draw gives every measured run the residual of another one, fits the
-    law anew, and adds one more residual to what that law predicts: doubt
-    about the law, and the luck of the new run. Residuals are those of ln
-    loss, widened for the numbers that the fit has used up. Errors as in
-    :func:`fit_power_law`. Source: Efron and Tibshirani 1993, section 9.4.
+    Each draw gives every measured run another one's deviation from the law,
+    fits it anew, and adds one more deviation to what that law predicts:
+    doubt about the law, and the luck of the new run. Source: Efron and
+    Tibshirani 1993, section 9.4.
+
+    Raises:
+        ValueError: as in :func:`fit_power_law`; too few or too wild runs.
 
     >>> sizes, noise = [1, 1, 4, 4, 16, 16], [3, -3, -3, 3, 3, -3]
     >>> losses = np.power(sizes, -0.5) * np.exp(np.array(noise) / 100)
@@ -251,19 +254,42 @@ def predictions(
     """
     x, y = checked_runs(sizes, losses, floor)
     law = fit_power_law(x, y, floor, delta)
-    fitted = np.log(law(x))
-    used = 3 if floor is None else 2
-    widened = np.sqrt(len(x) / max(1, len(x) - used))
-    residuals = (np.log(y) - fitted) * widened
-    residuals -= residuals.mean()
+    residuals = deviations(x, y, law, numbers=3 if floor is None else 2)
     source, found = np.random.default_rng(seed), []
-    while len(found) < draws:
+    for _ in range(TRIES * draws):
         *noise, luck = source.choice(residuals, len(x) + 1)
-        again = np.exp(fitted + noise)
+        again = law(x) * np.exp(noise)
         if floor is None or (again > floor).all():
             drawn = fit_power_law(x, again, floor, delta, start=law)
             found.append(drawn(at) * np.exp(luck))
-    return np.array(found)
+            if len(found) == draws:
+                return np.array(found)
+    raise ValueError(
+        f"{len(found)} of {TRIES * draws:,} draws stay above floor={floor:g}; "
+        "expected more. Give floor=None, or runs that scatter less."
+    )
+
+
+def deviations(
+    sizes: np.ndarray, losses: np.ndarray, law: PowerLaw, numbers: int
+) -> np.ndarray:
+    """How far ln loss lies from a law, as a new run's may, (runs,).
+
+    The law's ``numbers`` were fitted to the same runs, which draws it
+    nearer to them; for that the deviations are widened. They count from
+    their median, which one broken run does not move.
+
+    Raises:
+        ValueError: there are no more runs than numbers.
+    """
+    n = len(sizes)
+    if n <= numbers:
+        raise ValueError(
+            f"got {n} runs for the {numbers} numbers of the law, so nothing "
+            "is left to judge its error by; expected more. Add sizes or seeds."
+        )
+    found = np.log(losses) - np.log(law(sizes))
+    return (found - np.median(found)) * np.sqrt(n / (n - numbers))
 
 
 def interval(values: Sequence[float], level: float = 0.9) -> tuple:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmbook.batching.prefix import evaluating
 from llmbook.model import GPT
-from llmbook.sampling import cached_logits, new_cache
+from llmbook.sampling import cached_logits, check_logits, new_cache
 
 ALPHA = 0.6  # of the length penalty: Vaswani et al. 2017, section 6.1
 
@@ -94,6 +94,7 @@ def beam_search(
     with evaluating(model):
         for length in range(1, max_new_tokens + 1):
             logits = cached_logits(model, ids, cache).double().cpu()
+            check_logits(logits)
             logprobs = logits.log_softmax(dim=-1)
             rows, tokens, sums = extend(totals, logprobs, count)
             longer = torch.cat([ids[rows], tokens.to(ids)[:, None]], dim=1)

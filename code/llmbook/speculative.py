@@ -21,7 +21,7 @@ from llmbook.cache import KVCache
 from llmbook.decoding import Decoder, covers
 from llmbook.model import GPT
 from llmbook.ngram import NGramModel
-from llmbook.sampling import filtered, penalise
+from llmbook.sampling import check_logits, filtered, penalise
 
 AHEAD = 4  # tokens drafted at a time
 
@@ -121,7 +121,7 @@ class CachedReader:
         device = self.model.head_weight.device
         new = torch.tensor(ids[kept:], device=device)
         self.ids = ids
-        if len(new) == 1 and self.decoder and self.decoder.ready():
+        if kept and len(new) == 1 and self.decoder and self.decoder.ready():
             return self.decoder.step(new)
         x = self.model.hidden(new[None], self.cache.attends(), start=kept)
         return F.linear(x[0, -count:], self.model.head_weight)
@@ -159,12 +159,7 @@ def distribution(
     tensor([[0., 1., 0.]], dtype=torch.float64)
     """
     logits = logits.double().cpu()
-    if not logits.amax(dim=-1).isfinite().all():  # NaN is above all numbers
-        raise ValueError(
-            "a row of logits has NaN, +inf or no finite value; expected at "
-            "least one token to choose from. Check the weights of the model "
-            "and the draft; counts need smoothing, as KneserNey has it."
-        )
+    check_logits(logits)
     if repetition_penalty != 1:
         before = len(ids) - len(logits) + 1
         rows = [

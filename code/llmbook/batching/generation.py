@@ -70,6 +70,12 @@ class _Rows:
         prefix: Prefix | None,
     ) -> None:
         rest = [without(prefix, prompt) for prompt in prompts]
+        if prefix is not None and not all(map(len, rest)):
+            raise ValueError(
+                f"a prompt is the prefix of {len(prefix)} tokens and no more, "
+                "so none is left to write on from. Make the prefix a token "
+                "shorter, as common_prefix() does."
+            )
         self.ids, pads = left_pad(rest, device=model.head_weight.device)
         columns = len(prefix or ()) + self.ids.shape[1] + max_new_tokens
         self.cache = PaddedCache(model, pads, columns, prefix)
@@ -92,7 +98,7 @@ class _Rows:
         )
         logits = F.linear(x[:, -1], self.model.head_weight)  # (B, V)
         going = [sources[row] for row in self.going]
-        logits = self._penalised(logits.cpu(), repetition_penalty)
+        logits = self._penalised(logits.float().cpu(), repetition_penalty)
         drawn = _draw(logits, going, **choices)
         for row, token in zip(self.going, drawn, strict=True):
             self.new[row].append(token)

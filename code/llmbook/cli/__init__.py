@@ -115,7 +115,7 @@ def say(text: object) -> None:
 
     What befell another process than the first, torchrun reports.
     """
-    if int(os.environ.get("RANK", "0")) == 0 and not isinstance(
+    if parallel.team().speaks and not isinstance(
         text, parallel.LostProcessError
     ):  # of that, the first process has heard and spoken
         note(text)

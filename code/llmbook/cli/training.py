@@ -23,6 +23,7 @@ from llmbook.train import (
     CHECKPOINT_NAME,
     Callback,
     History,
+    should_cut,
     tensorboard_callback,
     train,
     whole,
@@ -30,7 +31,7 @@ from llmbook.train import (
 
 from .models import read_model
 from .notes import visible
-from .runs import RECORD, check_stopped
+from .runs import RECORD, begin, check_stopped
 
 AUSTEN_STEPS = 5_000
 AUSTEN_SNAPSHOTS = (0, 10, 30, 100, 250, 500, 1000, 2500, AUSTEN_STEPS)
@@ -107,10 +108,13 @@ class Train:
         resume = self.resume or parallel.restarts() > 0
         self.check(team, resume)
         if team.speaks:
-            self.prepare()
+            begin(self.out, self.data(), {})
+            if not self.is_prepared():
+                self.prepare()
         team.wait()
         tokenizer, chosen = self.tokenizer(), self.recipe()
         model = running.fresh_model(chosen, tokenizer)
+        self.check_snapshots(model, team)
         learned, judged = (
             running.windows_of(
                 TokenShard.open(self.out / name), chosen, tokenizer.end_of_text
@@ -141,18 +145,45 @@ class Train:
         """Refuse what cannot be done, before the work begins.
 
         Raises:
-            ValueError: the folder is another run's, the batch cannot be
-                shared out, or a snapshot would need a model that is cut.
+            ValueError: the folder is another run's, or the batch cannot be
+                shared out.
         """
         check_stopped(self.out, resume)
         team.share(self.training.batch_size)
-        cut = team.size > 1 and self.training.parallel == "fsdp"
-        if cut and self.snapshots:
+
+    def check_snapshots(self, model: nn.Module, team: parallel.Team) -> None:
+        """Refuse snapshots of a model that is to be cut.
+
+        Raises:
+            ValueError: no process would have the whole of it.
+        """
+        if self.snapshots and should_cut(model, self.training, team):
             raise ValueError(
                 "snapshots were asked for and the model is cut (fsdp), so no "
                 "process has the whole of it. Leave snapshots away, or train "
                 "with --training.parallel ddp."
             )
+
+    def data(self) -> dict[str, Any]:
+        """What is read and how: the same when the run is gone on with."""
+        return {
+            "corpus": self.corpus,
+            "documents": self.documents,
+            "held_out": self.held_out,
+            "windows": self.recipe().windows,
+        }
+
+    def is_prepared(self) -> bool:
+        """Whether a stopped run has left its tokens and tokenizer whole."""
+        if not checkpoint.is_kept(self.out / CHECKPOINT_NAME):
+            return False
+        try:
+            self.tokenizer()
+            for name in ("train", "validation"):
+                TokenShard.open(self.out / name)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def prepare(self) -> None:
         """Write the tokenizer, and both sides of the corpus as its tokens."""

@@ -164,7 +164,7 @@ def collect_text(
         text = tokenizer.decode(i for i in ids if i < tokenizer.end_of_text)
         pieces.append(" ".join(text.split(" ")[:-1]) or text)
         total += len(pieces[-1]) + 2
-        if total > size:
+        if total >= size + 2:  # the last two lie behind the text
             break
     return "\n\n".join(pieces)[:size]
 

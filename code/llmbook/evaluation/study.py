@@ -41,13 +41,15 @@ def row_of(texts: Sequence[str], tokenizer: Tokenizer) -> list[int]:
 
 
 def spread(texts: Sequence[str], count: int) -> list[str]:
-    """``count`` of the texts, evenly from first to last.
+    """``count`` of the texts, spread evenly over all; all, if there are less.
 
-    >>> spread("abcdef", 3)
+    >>> spread("abcdefg", 3)
     ['a', 'c', 'e']
+    >>> spread("ab", 3)
+    ['a', 'b']
     """
-    stride = max(1, len(texts) // count)
-    return list(texts)[::stride][:count]
+    count = min(count, len(texts))
+    return [texts[i * len(texts) // count] for i in range(count)]
 
 
 def snapshot_steps(steps: int, wanted: Sequence[int]) -> list[int]:

@@ -69,7 +69,7 @@ def share_known(
             f"shortest is {shortest}; words have at least one letter, so "
             "expected 1 or more."
         )
-    counted = [word for word in words if len(word) >= shortest]
+    counted = [w for w in words if len(w.replace("'", "")) >= shortest]
     if not counted:
         return float("nan")
     return sum(is_known(word, known) for word in counted) / len(counted)

@@ -19,7 +19,7 @@ from .run import (
     is_due,
     seed_step,
 )
-from .sharing import whole
+from .sharing import should_cut, whole
 from .step import (
     BatchSource,
     DivergedError,
@@ -56,6 +56,7 @@ __all__ = [
     "read_metrics",
     "run_steps",
     "seed_step",
+    "should_cut",
     "tensorboard_callback",
     "token_losses",
     "train",

@@ -55,11 +55,12 @@ def run_steps(
             if is_due(step + 1, config):
                 run.measure()
             call_back(callbacks, run)
-            heard = signals.heard
-            if heard or run.save_due():
-                run.save()
-            if heard:
-                raise run.stopped(heard)
+            if run.settled():
+                heard = signals.heard
+                if heard or run.save_due():
+                    run.save()
+                if heard:
+                    raise run.stopped(heard)
             bar.set_postfix_str(f"loss {history.loss[-1]:.3f}", False)
             bar.update()
     return history
@@ -89,7 +90,8 @@ def train(
     Args:
         batches: gives (x, y), int64 (B, T), for any step.
         validation: what the loss is also measured on.
-        run_dir: where checkpoints and ``metrics.jsonl`` are kept.
+        run_dir: where checkpoints and ``metrics.jsonl`` are kept; on
+            several machines a folder that all of them see.
         resume: go on from the checkpoint, to the bit, if there is one.
         callbacks: called before the first step and after each; after a
             kill some steps come again.
@@ -129,10 +131,11 @@ def made(
     have cut (``"fsdp"``) stays cut; then the callbacks are called in every
     process, because only all together can use it.
     """
-    is_cut = place(model, config, team)
+    cut = place(model, config, team)
+    model.zero_grad(set_to_none=True)  # what a run that broke off has left
     optimizer = make_optimizer(model, config)
     run = Run(model, optimizer, batches, config, None, file, loss_function)
-    run.team, run.is_cut = team, is_cut
+    run.team, run.is_cut = team, cut
     run.step_loss = compiling.prepare(model, config, loss_function)
     join(run)
     return run

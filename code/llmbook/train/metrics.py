@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from llmbook import parallel
 from llmbook.checkpoint import CheckpointError, CheckpointWarning, sweep
 
 if TYPE_CHECKING:
@@ -41,9 +43,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def rows_of(history: History) -> list[dict[str, Any]]:
-    """The lines that a history knows, in the order of the run."""
+def rows_of(
+    history: History, written: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """The lines of a history, in the order of the run.
+
+    Those ``written`` that agree with it are kept. A line made anew has its
+    share of the run's tokens and seconds.
+    """
     measured = dict(history.evaluations)
+    known = {row["step"]: row for row in written if "loss" in row}
     rows: list[dict[str, Any]] = []
     for step in range(history.steps + 1):
         if step:
@@ -52,8 +61,11 @@ def rows_of(history: History) -> list[dict[str, Any]]:
                 "loss": history.loss[step - 1],
                 "learning_rate": history.learning_rate[step - 1],
                 "gradient_norm": history.gradient_norm[step - 1],
+                "tokens": history.tokens * step // history.steps,
+                "seconds": round(history.seconds * step / history.steps, 3),
             }
-            rows.append(row)
+            before = known.get(step, {})
+            rows.append(before if before.get("loss") == row["loss"] else row)
         if step in measured:
             rows.append({"step": step, "validation_loss": measured[step]})
     return rows
@@ -89,11 +101,14 @@ class Metrics:
             known = read_metrics(self.path)
             rows = [row for row in known if row["step"] <= history.steps]
         if not _agree(rows, history):
-            rows = rows_of(history)
+            rows = rows_of(history, rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, self.path)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            os.replace(beside, self.path)
+        finally:
+            beside.unlink(missing_ok=True)
         self.whole = True
 
     def add(self, row: dict[str, Any]) -> None:
@@ -149,6 +164,8 @@ def tensorboard_callback(run_dir: str | Path) -> Callback:
 
     def write(step: int, model: nn.Module, history: History) -> None:
         nonlocal writer
+        if not parallel.team().speaks:
+            return  # a model that is cut calls back in every process
         if writer is None:  # what a killed run wrote after this is dropped
             writer = SummaryWriter(str(run_dir), purge_step=step)
         if step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 import warnings
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmbook import checkpoint, runtime
-from llmbook.config import TrainConfig
+from llmbook.config import GPTConfig, TrainConfig
 from llmbook.optim import cosine_schedule
 from llmbook.parallel import Team, shared
 
@@ -33,7 +34,7 @@ from .stopping import Listening, Stopped, batch_of, check_risen, has_risen
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 # Settings that may change when a run is resumed: they decide when something
-# is written and how fast a step is, not what it computes.
+# is written and how fast a step is, and at most how a sum is rounded.
 FREE = {
     "checkpoint_every",
     "checkpoint_seconds",
@@ -242,6 +243,18 @@ class Run:
             f"{self.file}."
         )
 
+    def settled(self) -> bool:
+        """Whether a run can go on from here.
+
+        Not between two updates that share their answers, which are kept
+        nowhere (:class:`llmbook.alignment.grpo.PromptBatches`).
+        """
+        steps, updates = (
+            self.history.steps,
+            getattr(self.batches, "updates", 1),
+        )
+        return steps % updates == 0 or steps == self.config.steps
+
     def listening(self) -> Listening:
         """Signals, of which all processes hear when one has heard it."""
         return Listening(self.file is not None, self.team.most)
@@ -268,6 +281,7 @@ class Run:
         saved = read(self)
         state = saved.state
         check_same_run(state, self.config, data_mark(self.batches))
+        check_same_model(state, self.model)
         checkpoint.restore(saved, self.model, self.optimizer)
         self.history = History.from_dict(state["history"])
         self.saved_step = self.history.steps
@@ -286,35 +300,56 @@ def is_due(steps: int, config: TrainConfig) -> bool:
 
 def data_mark(batches: BatchSource) -> int:
     """A checksum of the first batch: whether the data is still the same."""
-    return zlib.crc32(batches.at(0)[0].numpy().tobytes())
+    mark = 0
+    for part in batches.at(0):
+        if isinstance(part, Tensor):
+            whole = part.detach().cpu().contiguous().view(torch.uint8)
+            mark = zlib.crc32(whole.numpy().tobytes(), mark)
+    return mark
 
 
 def check_same_run(
     state: dict[str, Any], config: TrainConfig, mark: int
 ) -> None:
     """Refuse to resume a run with other settings or other data."""
-    now, saved = config.to_dict(), state.get("train_config", {})
-    before = {**TrainConfig().to_dict(), **saved}  # with fields of later days
-    for name, old in before.items():
-        if name in FREE:
-            continue
-        if name not in now:
-            raise checkpoint.CheckpointError(
-                f"the checkpoint's run had {name}={old!r}, which this "
-                "package does not know. Install a newer llmbook."
-            )
-        if old != now[name]:
-            raise checkpoint.CheckpointError(
-                f"the checkpoint's run had {name}={old!r} and this one has "
-                f"{now[name]!r}; a resumed run must be the same run. Keep "
-                "the old value, or start anew in another folder."
-            )
+    saved = state.get("train_config", {})
+    # Fields of later days have their defaults.
+    before = {**TrainConfig().to_dict(), **saved}
+    kept = {name: value for name, value in before.items() if name not in FREE}
+    check_same("run", kept, config.to_dict())
     if state.get("data") != mark:
         raise checkpoint.CheckpointError(
             "the checkpoint's run read other data (another corpus, "
             "tokenizer, seed or batch shape). Give the same batches, or "
             "start anew in another folder."
         )
+
+
+def check_same_model(state: dict[str, Any], model: nn.Module) -> None:
+    """Refuse to resume with a model that computes otherwise.
+
+    Shapes do not tell: heads, windows and kinds of positions have none.
+    """
+    saved, now = state.get("config"), checkpoint.config_of(model)
+    if saved and now:
+        before = {**GPTConfig().to_dict(), **saved}
+        check_same("model", before, json.loads(json.dumps(now)))
+
+
+def check_same(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on where a setting of the run, or model, is another."""
+    for name, old in before.items():
+        if name not in now:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's {what} had {name}={old!r}, which this "
+                "package does not know. Install a newer llmbook."
+            )
+        if old != now[name]:
+            raise checkpoint.CheckpointError(
+                f"the checkpoint's {what} had {name}={old!r} and this one has "
+                f"{now[name]!r}; a resumed run must be the same run. Keep "
+                "the old value, or start anew in another folder."
+            )
 
 
 def seed_step(config: TrainConfig, step: int) -> None:

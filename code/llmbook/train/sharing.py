@@ -39,11 +39,18 @@ def should_cut(model: nn.Module, config: TrainConfig, team: Team) -> bool:
     return state > STATE_SHARE * whole
 
 
+def is_cut(model: nn.Module) -> bool:
+    """Whether ``fully_shard`` has been at the model."""
+    return hasattr(model, "reshard")
+
+
 def place(model: nn.Module, config: TrainConfig, team: Team) -> bool:
     """Bring ``model`` to this process's device; returns whether it is cut.
 
     A process that is alone leaves it where it is.
     """
+    if is_cut(model):  # by the run before this one
+        return True
     if should_cut(model, config, team):
         from llmbook import cutting
 
@@ -128,7 +135,7 @@ def whole(model: nn.Module, team: Team) -> nn.Module | None:
 
     Every process has to call it. A model that is not cut is given back.
     """
-    if not hasattr(model, "reshard"):  # as fully_shard would have left it
+    if not is_cut(model):
         return model if team.speaks else None
     from llmbook import cutting
 
