@@ -449,3 +449,9 @@ def test_a_pair_beyond_the_context_is_refused():
 def test_an_id_out_of_range_is_refused_even_at_the_end():
     with pytest.raises(ValueError, match="ids 0 to 59"):
         score_pairs(MODEL, [([1], [60])])
+
+
+def test_a_prompt_that_is_the_prefix_itself_is_refused():
+    prefix = shared_prefix(MODEL, [5, 6, 7])
+    with pytest.raises(ValueError, match="prefix of 3 tokens and no more"):
+        generate_batch(MODEL, [[5, 6, 7], [5, 6, 7, 8]], 2, prefix=prefix)

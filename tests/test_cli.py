@@ -323,3 +323,41 @@ def test_nothing_is_said_to_a_reader_who_has_left(monkeypatch, capfd):
         monkeypatch.setattr(sys, "stdout", nobody)
         assert cli.main(["tokenize", "a"]) == 1
     assert capfd.readouterr().err == ""
+
+
+def stopped_run(out, monkeypatch):
+    advance = Run.advance
+
+    def interrupted(run, step):
+        advance(run, step)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "advance", interrupted)
+        assert cli.main(["train", str(out), *TINY]) == 128 + signal.SIGTERM
+
+
+def test_resume_reads_the_tokens_that_the_run_has_read(
+    tmp_path, capsys, monkeypatch
+):
+    stopped_run(tmp_path, monkeypatch)
+    written = {
+        path.name: path.stat().st_mtime_ns
+        for path in tmp_path.iterdir()
+        if path.name.startswith(("train", "validation", "tokenizer"))
+    }
+    assert len(written) >= 3
+    assert cli.main(["train", str(tmp_path), *TINY, "--resume"]) == 0
+    for name, when in written.items():
+        assert (tmp_path / name).stat().st_mtime_ns == when
+
+
+def test_resume_refuses_another_way_to_read(tmp_path, capsys, monkeypatch):
+    stopped_run(tmp_path, monkeypatch)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    command = ["train", str(tmp_path), *TINY, "--resume"]
+    assert cli.main([*command, "--windows", "together"]) == 1
+    said = capsys.readouterr().err
+    assert "had windows='documents' and this one has 'together'" in said
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

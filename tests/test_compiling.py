@@ -228,6 +228,22 @@ def test_a_failed_compilation_warns_once_and_trains_on(monkeypatch):
         quick(model, x, y)
 
 
+def test_both_passes_are_compiled_in_the_first_call_alone(monkeypatch):
+    switch, seen = "force_non_lazy_backward_lowering", []
+    config = compiling.functorch_config
+    monkeypatch.setattr(config, switch, False)
+
+    def quick(model, x, y):
+        seen.append(getattr(config, switch))
+        return torch.zeros(())
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: quick)
+    loss = compiling.CompiledLoss(next_token_loss)
+    for _ in range(2):
+        loss(None, None, None)
+    assert seen == [True, False]
+
+
 def test_an_error_after_a_good_step_is_not_swallowed(monkeypatch):
     calls = []
 

@@ -111,6 +111,27 @@ def test_nine_intervals_of_ten_hold_the_run_that_was_not_seen(floor, least):
     assert np.median(widths) < 0.5  # and they still say something
 
 
+def test_one_bad_run_does_not_move_the_interval():
+    for seed in range(3):
+        x, y = noisy(TRUTH, SIZES, 0.01, seed=seed)
+        y[2] *= 1.4
+        law = fit_power_law(x, y, TRUTH.floor)
+        found = predictions(x, y, 4e6, TRUTH.floor, draws=200, seed=seed)
+        assert np.median(found) == pytest.approx(law(4e6), rel=0.01)
+
+
+def test_no_interval_without_runs_to_spare():
+    with pytest.raises(ValueError, match=r"2 runs for the 2 numbers"):
+        predictions([1, 4], [3, 2], at=64, floor=1.0)
+
+
+def test_runs_that_scatter_below_the_floor_are_said_to():
+    sizes = [1] * 15 + [1000] * 12
+    losses = [*np.linspace(1.2, 3, 15), *[1.003] * 12]
+    with pytest.raises(ValueError, match=r"draws stay above floor=1;"):
+        predictions(sizes, losses, at=64, floor=1.0)
+
+
 def test_a_known_floor_makes_the_interval_narrower():
     x, y = noisy(TRUTH, SIZES, 0.01, seed=3)
     known, free = (

@@ -209,3 +209,11 @@ def test_what_cannot_be_searched_is_refused(pair, changes, words):
     arguments = {"prompt": PROMPT, "max_new_tokens": 4, **changes}
     with pytest.raises(ValueError, match=words):
         beam_search(pair[1], **arguments)
+
+
+def test_a_broken_model_is_refused_by_name():
+    model = spread(TINY, 0)
+    with torch.no_grad():
+        model.head_weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="a row of logits has NaN"):
+        beam_search(model, [3, 1], 3)

@@ -17,13 +17,16 @@ from llmbook.train import (
     CHECKPOINT_NAME,
     METRICS_NAME,
     DivergedError,
+    History,
     Stopped,
+    data_mark,
     next_token_loss,
     read_metrics,
     stopping,
     tensorboard_callback,
     train,
 )
+from llmbook.train.metrics import Metrics
 from tests.tiny_run import (
     SETTINGS,
     changed,
@@ -170,6 +173,70 @@ def test_a_checkpoint_of_other_settings_is_no_damage(tmp_path):
     assert not checkpoint.damaged_of(tmp_path / CHECKPOINT_NAME).exists()
 
 
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"n_head": 4}, "model had n_head=2 and this one has 4"),
+        ({"window": 3}, "model had window=None"),
+        ({"dropout": 0.0}, "model had dropout=0.2"),
+    ],
+)
+def test_a_model_of_the_same_shapes_and_other_parts_is_refused(
+    other, words, tmp_path
+):
+    run(tmp_path)
+    model = make_model(**{"dropout": 0.2, **other})
+    with pytest.raises(CheckpointError, match=words):
+        run(tmp_path, model=model, resume=True)
+
+
+def test_other_targets_are_other_data():
+    class Masked:
+        def at(self, step):
+            x, y = make_batches().at(step)
+            return x, y.masked_fill(x > 20, -100)
+
+    assert data_mark(make_batches()) == data_mark(make_batches())
+    assert data_mark(make_batches()) != data_mark(Masked())
+
+
+def test_gradients_that_a_broken_run_left_do_not_reach_the_next(whole):
+    model = make_model(dropout=0.2)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    history = train(model, make_batches(), SETTINGS, progress=False)
+    assert history.loss == whole[1].loss
+
+
+def test_a_run_is_saved_and_left_where_it_can_be_gone_on_with(tmp_path):
+    class InPairs:
+        updates = 2  # as those of GRPO that learn from the same answers
+
+        def at(self, step):
+            return make_batches().at(step)
+
+    def stop():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    model = make_model()
+    settings = changed(checkpoint_every=1, eval_every=0)
+    with pytest.raises(Stopped, match="after step 6"):
+        train(
+            model,
+            InPairs(),
+            settings,
+            run_dir=tmp_path,
+            callbacks=[at_step(5, stop)],
+            progress=False,
+        )
+    file = tmp_path / CHECKPOINT_NAME
+    steps = [
+        len(checkpoint.load(path).state["history"]["loss"])
+        for path in (file, checkpoint.previous_of(file))
+    ]
+    assert steps == [6, 4]
+
+
 def test_when_something_is_written_may_change_at_resume(whole, tmp_path):
     with pytest.raises(SystemExit):
         run(tmp_path, callbacks=[at_step(6, power_cut)])
@@ -269,6 +336,33 @@ def test_metrics_that_do_not_fit_on_the_disk_are_written_later(
         _, history = run(tmp_path, callbacks=steps)
     rows = read_metrics(tmp_path / METRICS_NAME)
     assert [row["loss"] for row in rows if "loss" in row] == history.loss
+
+
+def test_a_full_disk_takes_no_tokens_and_seconds_from_other_lines(
+    tmp_path, monkeypatch
+):
+    add, rows = Metrics.add, []
+
+    def noted(self, row):
+        rows.append(row)
+        add(self, row)
+
+    monkeypatch.setattr(Metrics, "add", noted)
+    run(tmp_path, settings=changed(steps=5, eval_every=0))
+    path, kept = tmp_path / METRICS_NAME, [r for r in rows if "loss" in r]
+    lines = [r for r in path.read_text().splitlines() if '"step": 3,' not in r]
+    path.write_text("\n".join(lines) + "\n")
+    saved = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
+    history = History.from_dict(saved["history"])
+    Metrics(path, history)
+    found = [row for row in read_metrics(path) if "loss" in row]
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5]
+    assert [r for r in found if r["step"] != 3] == [
+        r for r in kept if r["step"] != 3
+    ]
+    assert found[2]["tokens"] == kept[2]["tokens"]
+    assert 0 <= found[2]["seconds"] <= history.seconds
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_before_the_first_step(

@@ -97,3 +97,7 @@ def test_nearly_all_words_of_a_novel_stand_in_both_lists():
     assert 80_000 < len(held_out) < 90_000  # usually given as 83,000
     assert 0.95 < share_known(held_out, lexicon(novels.values())) < 1
     assert 0.97 < share_known(held_out, load_word_list()) < 1
+
+
+def test_an_apostrophe_is_no_letter():
+    assert share_known(["it's", "kite"], {"kite"}, shortest=4) == 1.0
