@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from llmbook import checkpoint
 from llmbook.alignment.grpo import (
     NORMALISATIONS,
     RECIPES,
@@ -24,7 +25,7 @@ from llmbook.alignment.grpo import (
 from llmbook.alignment.sequences import IGNORED, token_logprobs
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.model import GPT
-from llmbook.train import train
+from llmbook.train import CHECKPOINT_NAME, train
 
 EXACT = {"atol": 1e-6, "rtol": 1e-6}
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -369,27 +370,37 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, updates):
         assert torch.equal(one, other)
 
 
-def test_resuming_between_two_updates_is_refused(tmp_path):
+def test_no_run_is_saved_between_two_updates(tmp_path):
     class Stopped(Exception):
         pass
 
     def stop(steps, model, history):
-        if steps == 7:
+        if steps == 9:
             raise Stopped
 
-    odd = {"eval_every": 5}
-    batches = PromptBatches(PROMPTS, 2, updates=2)
+    def start():
+        return fresh(), loss_of(), PromptBatches(PROMPTS, 2, updates=2)
+
+    odd, whole, resumed = {"eval_every": 5}, start(), start()
+    learned(*whole, config=odd)
     with pytest.raises(Stopped):
-        learned(
-            fresh(),
-            loss_of(),
-            batches,
-            tmp_path,
-            callbacks=[stop],
-            config=odd,
-        )
-    with pytest.raises(ValueError, match="eval_every be a multiple"):
-        learned(fresh(), loss_of(), batches, tmp_path, resume=True, config=odd)
+        learned(*start(), tmp_path, callbacks=[stop], config=odd)
+    kept = checkpoint.load(tmp_path / CHECKPOINT_NAME).state["history"]
+    assert len(kept["loss"]) == 6  # due after 5
+    learned(*resumed, tmp_path, resume=True, config=odd)
+    for one, other in zip(
+        whole[0].parameters(), resumed[0].parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_answers_that_another_batch_came_between_are_missed():
+    loss, batches = loss_of(), PromptBatches(PROMPTS, 2, updates=2)
+    model = fresh()
+    for step in (0, 2):
+        loss(model, *batches.at(step))
+    with pytest.raises(ValueError, match="another batch came between"):
+        loss(model, *batches.at(1))
 
 
 def test_bfloat16_draws_and_learns_too():

@@ -268,9 +268,8 @@ class GroupLoss:
     each prompt ``group_size`` times, has the answers rewarded, and returns
     :func:`grpo_loss`. What is drawn depends on the model's weights and on
     torch's generator alone, which the loop sets by the step; so a run can
-    be resumed to the bit, where several updates share their answers after
-    the last of these (``eval_every`` a multiple of ``updates``,
-    ``accumulate=1``).
+    be resumed to the bit (with ``accumulate=1``). Where several updates
+    share their answers, the loop saves after the last of these.
 
     Dropout is off throughout, adapters' too: the answers are drawn without,
     and it is the model that drew them whose gradient is asked for. A KL to
@@ -369,9 +368,8 @@ class GroupLoss:
         if self._kept is None or self._kept[0] != numbers:
             raise ValueError(
                 "the answers that this step should learn from again are "
-                "gone: the run was resumed between two updates, or another "
-                "batch came between them. Let eval_every be a multiple of "
-                "updates, and give no validation batches."
+                "gone: another batch came between the two. Give train() no "
+                "validation batches, and accumulate=1."
             )
         return self._kept[1:]
 

@@ -55,12 +55,7 @@ def run_steps(
             if is_due(step + 1, config):
                 run.measure()
             call_back(callbacks, run)
-            if run.settled():
-                heard = signals.heard
-                if heard or run.save_due():
-                    run.save()
-                if heard:
-                    raise run.stopped(heard)
+            run.pause(signals.heard)
             bar.set_postfix_str(f"loss {history.loss[-1]:.3f}", False)
             bar.update()
     return history

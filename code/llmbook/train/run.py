@@ -114,6 +114,7 @@ class Run:
     metrics: Metrics | None = None
     saved_step: int = 0  # what the newest checkpoint holds; 0 for none
     saved_at: float = field(default_factory=time.monotonic)
+    owes_save: bool = False  # one was due where the run could not be left
     team: Team = field(default_factory=Team.alone)
     is_cut: bool = False  # each process keeps a slice of the model
 
@@ -202,6 +203,7 @@ class Run:
         a warning says so, and the next time it is tried again. A run that
         is about to diverge writes nothing over its last good checkpoint.
         """
+        self.owes_save = False
         if self.file is None:
             return
         self.saved_at = time.monotonic()
@@ -242,6 +244,22 @@ class Run:
             f"The last good checkpoint, of step {self.saved_step}, is kept: "
             f"{self.file}."
         )
+
+    def pause(self, heard: int) -> None:
+        """Between two steps: save if it is due, end if a signal was heard.
+
+        Both wait for a step from which the run can go on.
+
+        Raises:
+            Stopped: a signal was heard, and the run was saved.
+        """
+        self.owes_save |= self.save_due()
+        if not self.settled():
+            return
+        if heard or self.owes_save:
+            self.save()
+        if heard:
+            raise self.stopped(heard)
 
     def settled(self) -> bool:
         """Whether a run can go on from here.
