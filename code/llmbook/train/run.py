@@ -245,7 +245,7 @@ class Run:
             f"{self.file}."
         )
 
-    def pause(self, heard: int) -> None:
+    def pause(self, heard: int | None) -> None:
         """Between two steps: save if it is due, end if a signal was heard.
 
         Both wait for a step from which the run can go on.
