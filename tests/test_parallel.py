@@ -243,12 +243,11 @@ def test_only_train_runs_under_torchrun(monkeypatch, capsys, tmp_path):
 
 
 def test_auto_cuts_what_does_not_fit_and_one_process_cuts_nothing():
-    model, pair = torch.nn.Linear(2, 2), Team(size=2)
-    fsdp = TrainConfig(parallel="fsdp")
-    assert should_cut(model, fsdp, pair)
-    assert not should_cut(model, fsdp, Team.alone())
-    assert not should_cut(model, TrainConfig(parallel="ddp"), pair)
-    assert not should_cut(model, TrainConfig(), pair)
+    pair, fsdp = Team(size=2), TrainConfig(parallel="fsdp")
+    assert should_cut(6, fsdp, pair)
+    assert not should_cut(6, fsdp, Team.alone())
+    assert not should_cut(6, TrainConfig(parallel="ddp"), pair)
+    assert not should_cut(6, TrainConfig(), pair)
     with pytest.raises(ValueError, match="parallel is 'zero'"):
         TrainConfig(parallel="zero")
 

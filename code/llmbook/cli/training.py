@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import nn
 
-from llmbook import checkpoint, parallel, running, runtime
+from llmbook import accounting, checkpoint, parallel, running, runtime
 from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Corpus, Document, TokenShard, load_corpus
 from llmbook.corpus.gutenberg import chapters, load_novels
@@ -114,7 +114,6 @@ class Train:
         team.wait()
         tokenizer, chosen = self.tokenizer(), self.recipe()
         model = running.fresh_model(chosen, tokenizer)
-        self.check_snapshots(model, team)
         learned, judged = (
             running.windows_of(
                 TokenShard.open(self.out / name), chosen, tokenizer.end_of_text
@@ -145,19 +144,13 @@ class Train:
         """Refuse what cannot be done, before the work begins.
 
         Raises:
-            ValueError: the folder is another run's, or the batch cannot be
-                shared out.
+            ValueError: the folder is another run's, the batch cannot be
+                shared out, or a snapshot would need a model that is cut.
         """
         check_stopped(self.out, resume)
         team.share(self.training.batch_size)
-
-    def check_snapshots(self, model: nn.Module, team: parallel.Team) -> None:
-        """Refuse snapshots of a model that is to be cut.
-
-        Raises:
-            ValueError: no process would have the whole of it.
-        """
-        if self.snapshots and should_cut(model, self.training, team):
+        size = accounting.parameters(self.model)
+        if self.snapshots and should_cut(size, self.training, team):
             raise ValueError(
                 "snapshots were asked for and the model is cut (fsdp), so no "
                 "process has the whole of it. Leave snapshots away, or train "

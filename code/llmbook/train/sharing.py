@@ -23,18 +23,18 @@ STATE_SHARE = 0.5  # of a GPU's memory; the rest is for activations
 # that use them are imported where a model is cut, and not above.
 
 
-def should_cut(model: nn.Module, config: TrainConfig, team: Team) -> bool:
-    """Whether each process is to keep only a slice of ``model``.
+def should_cut(parameters: int, config: TrainConfig, team: Team) -> bool:
+    """Whether each process is to keep only a slice of a model so large.
 
     >>> cut = TrainConfig(parallel="fsdp")
-    >>> [should_cut(nn.Linear(2, 2), cut, Team(size=n)) for n in (1, 2)]
+    >>> [should_cut(1_000, cut, Team(size=n)) for n in (1, 2)]
     [False, True]
     """
     if team.size == 1 or config.parallel != "auto":
         return team.size > 1 and config.parallel == "fsdp"
     if team.device.type != "cuda":
         return False
-    state = STATE_BYTES * sum(p.numel() for p in model.parameters())
+    state = STATE_BYTES * parameters
     whole = torch.cuda.get_device_properties(team.device).total_memory
     return state > STATE_SHARE * whole
 
@@ -51,7 +51,7 @@ def place(model: nn.Module, config: TrainConfig, team: Team) -> bool:
     """
     if is_cut(model):  # by the run before this one
         return True
-    if should_cut(model, config, team):
+    if should_cut(sum(p.numel() for p in model.parameters()), config, team):
         from llmbook import cutting
 
         cutting.cut(model, team)
