@@ -20,7 +20,7 @@ EXPANSION = 4  # d_ff / n_embd: Vaswani et al. 2017, section 3.3
 WIDTH_STEP = 8  # processors like widths that are multiples of this
 ROPE_THETA = 10_000.0  # Su et al. 2021, section 3.2.2
 BALANCE_WEIGHT = 0.01  # Fedus et al. 2022, section 2.2
-MOST_SEED = 10**12  # times the stride of the steps it fits into 64 bits
+MOST_SEED = 10**12  # every step's own seed still fits into 64 bits
 ALIBI_EXTRA = 2  # numbers that a key carries more: positions.with_alibi
 
 
@@ -363,11 +363,7 @@ class TrainConfig:
             "seed": 0,
         }.items():
             _at_least(name, getattr(self, name), least)
-        if self.seed > MOST_SEED:
-            raise ValueError(
-                f"seed is {self.seed}; expected {MOST_SEED:,} at most, for "
-                "every step makes a seed of its own from it."
-            )
+        _between("seed", self.seed, 0, MOST_SEED)
         _between("learning_rate", self.learning_rate, 0.0, 100.0)
         _between(
             "min_learning_rate",
