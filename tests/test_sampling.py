@@ -261,3 +261,12 @@ def test_prompts_that_cannot_be_are_refused(model):
         generate(model, [1], -1)
     with pytest.raises(ValueError):
         generate(model, [CONFIG.vocab_size], 1)
+
+
+def test_a_penalty_is_no_coarser_in_16_bits():
+    logits = torch.tensor([[5.0, 4.96875, -1.0]])
+    seen = torch.tensor([[0, 1]])
+    exact = penalise(logits, seen, 1.2)
+    assert torch.equal(penalise(logits.bfloat16(), seen, 1.2), exact)
+    double = penalise(logits.double(), seen, 1.2)
+    assert double.dtype == torch.float64

@@ -107,6 +107,8 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
         )
     if penalty == 1:
         return logits
+    if logits.itemsize < 4:  # 16 bits would round scores into ties
+        logits = logits.float()
     scores = logits.gather(-1, seen)  # (B, T)
     scores = torch.where(scores < 0, scores * penalty, scores / penalty)
     return logits.scatter(-1, seen, scores)
@@ -272,8 +274,7 @@ def _steps(
     cache = new_cache(model, B, T + count) if use_cache else None
     reader = _Reader(model, cache, count)
     for _ in range(count):
-        logits = reader.logits(ids).float()
-        logits = penalise(logits, ids, repetition_penalty)
+        logits = penalise(reader.logits(ids), ids, repetition_penalty)
         chosen = sample(logits, generator, **choices).to(ids.device)
         yield chosen
         ids = torch.cat([ids, chosen[:, None]], dim=1)

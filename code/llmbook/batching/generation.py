@@ -98,7 +98,7 @@ class _Rows:
         )
         logits = F.linear(x[:, -1], self.model.head_weight)  # (B, V)
         going = [sources[row] for row in self.going]
-        logits = self._penalised(logits.float().cpu(), repetition_penalty)
+        logits = self._penalised(logits.cpu(), repetition_penalty)
         drawn = _draw(logits, going, **choices)
         for row, token in zip(self.going, drawn, strict=True):
             self.new[row].append(token)

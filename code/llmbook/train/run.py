@@ -267,10 +267,8 @@ class Run:
         Not between two updates that share their answers, which are kept
         nowhere (:class:`llmbook.alignment.grpo.PromptBatches`).
         """
-        steps, updates = (
-            self.history.steps,
-            getattr(self.batches, "updates", 1),
-        )
+        steps = self.history.steps
+        updates = getattr(self.batches, "updates", 1)
         return steps % updates == 0 or steps == self.config.steps
 
     def listening(self) -> Listening:
