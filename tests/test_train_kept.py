@@ -72,6 +72,14 @@ def whole(tmp_path_factory):
     return *run(folder), folder
 
 
+def test_a_new_run_does_not_write_over_another(whole):
+    folder = whole[2]
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(CheckpointError, match=r"holds a run already.*resume"):
+        run(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
 def assert_same(whole, model, history, folder):
     assert same_weights(whole[0], model)
     assert history.loss == whole[1].loss

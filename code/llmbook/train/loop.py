@@ -95,8 +95,9 @@ def train(
 
     Raises:
         DivergedError: the loss became NaN or infinite, or rose far.
-        CheckpointError: the checkpoint does not fit, or the folder cannot
-            be written to (a disk full later is a ``CheckpointWarning``).
+        CheckpointError: the checkpoint does not fit or is not to be resumed,
+            or the folder cannot be written to (a disk that is full later is
+            a ``CheckpointWarning``).
         Stopped: Ctrl-C or SIGTERM came, and the run was saved.
     """
     runtime.keep_freed_memory()

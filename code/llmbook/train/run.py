@@ -122,10 +122,17 @@ class Run:
         """Make the run's folder ready, and go on from what is in it.
 
         Raises:
-            CheckpointError: it cannot be written to, or is of another run.
+            CheckpointError: it cannot be written to, or is of another run,
+                or of one that nobody asked to go on with.
         """
         if self.file is None:
             return
+        if checkpoint.is_kept(self.file) and not resume:
+            raise checkpoint.CheckpointError(
+                f"{self.file.parent} holds a run already, which a new one "
+                "would write over. Go on with it by resume=True, or give "
+                "another run_dir, or empty that one."
+            )
         if self.team.speaks:
             checkpoint.sweep(self.file)
         if resume:
