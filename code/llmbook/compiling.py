@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 from torch._functorch import config as functorch_config
 
 from llmbook import accounting
 from llmbook.config import GPTConfig, TrainConfig
+from llmbook.layers import GELU_CUBIC
 
 COMPILE_VARIABLE = "LLMBOOK_COMPILE"  # auto, on or off, for all runs
 CHOICES = ("auto", "on", "off")
@@ -24,6 +27,7 @@ ASSUMED_FLOPS = 2e11  # a second: two cores of a laptop
 SAVED = 0.2  # of an eager run's time; 0.15 to 0.26 was measured
 FIRST_SECONDS, LAYER_SECONDS = 20.0, 5.0  # what compiling takes at first
 
+type_as = torch.ops.aten.type_as  # a method's call would not be cached
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -87,6 +91,67 @@ def should_compile(model: nn.Module, config: TrainConfig) -> bool:
     return has_compiler() and compiling_repays(shape, config)
 
 
+def linear_in_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``F.linear`` as a product and a sum, which a compiler fuses further.
+
+    A product in 16 bits gets its bias in the bias' own 32.
+
+    >>> linear_in_parts(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
+    tensor([[3.]])
+    """
+    product = F.linear(x, weight)
+    return product if bias is None else type_as(product + bias, product)
+
+
+def gelu_by_sigmoid(x: Tensor, approximate: str = "none") -> Tensor:
+    """``F.gelu``; its tanh form by (1 + tanh u) / 2 = sigmoid(2 u).
+
+    A compiled loop takes an exponential in half the time of a tanh.
+
+    >>> gelu_by_sigmoid(torch.tensor([-50.0, 50.0]), "tanh").abs().tolist()
+    [0.0, 50.0]
+    """
+    if approximate != "tanh":
+        return F.gelu(x, approximate=approximate)
+    z = x.float()
+    u = math.sqrt(2 / math.pi) * (z + GELU_CUBIC * z**3)
+    return type_as(z * torch.sigmoid(2 * u), x)
+
+
+IN_OTHER_WORDS = {F.linear: linear_in_parts, F.gelu: gelu_by_sigmoid}
+
+
+def reworded(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
+    """A backend of ``torch.compile``: torch's own, after a change of words.
+
+    On a processor, and up to 32 bits, two operations are put so that their
+    loops are quick, or become one with those around them. What is computed
+    stays the same.
+    """
+    wide = {part.dtype for part in inputs} & {torch.float64}
+    if not wide and all(part.device.type == "cpu" for part in inputs):
+        for node in list(module.graph.nodes):
+            if node.target in IN_OTHER_WORDS:
+                reword(module.graph, node)
+        module.recompile()
+    return torch._dynamo.lookup_backend("inductor")(module, inputs)
+
+
+def reword(graph: fx.Graph, node: fx.Node) -> None:
+    """Put what :data:`IN_OTHER_WORDS` has in the place of ``node``."""
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    given = fx.node.map_arg(
+        (node.args, node.kwargs), lambda one: fx.Proxy(one, tracer)
+    )
+    with graph.inserting_before(node):
+        result = IN_OTHER_WORDS[node.target](*given[0], **given[1])
+    result.node.meta = dict(node.meta)  # same shape, same format
+    node.replace_all_uses_with(result.node)
+    graph.erase_node(node)
+
+
 class CompiledLoss:
     """A loss function compiled as one graph: the forward pass and the loss.
 
@@ -97,7 +162,9 @@ class CompiledLoss:
 
     def __init__(self, loss_function: LossFunction) -> None:
         self.plain = loss_function
-        self.quick = torch.compile(loss_function, dynamic=False)
+        self.quick = torch.compile(
+            loss_function, backend=reworded, dynamic=False
+        )
         self.proven = False  # a first call has come through
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
