@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.calm import timed
 from benchmarks.records import installed, keep, surroundings
 from benchmarks.trainers import (
     load_file,
@@ -227,9 +229,8 @@ def measure(
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
-            texts[name] = way(prompts, new)
-            taken[name].append(time.perf_counter() - start)
+            spent, texts[name] = timed(partial(way, prompts, new))
+            taken[name].append(spent)
         if turn and time.perf_counter() - began > most:
             break
     return [
@@ -301,7 +302,8 @@ def growth(config: GPTConfig, end: int, rounds: int) -> list[dict[str, Any]]:
     """
     model = model_for(config, torch.float32)
     prompt = prompts_for(config, 1, min(32, end // 2))[0].tolist()
-    runs = [seconds_a_token(model, prompt, end) for _ in range(rounds)]
+    one = partial(seconds_a_token, model, prompt, end)
+    runs = [timed(one)[1] for _ in range(rounds)]
     medians = [statistics.median(each) for each in zip(*runs, strict=True)][
         1:
     ]  # the first reads the prompt

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.calm import timed
 from benchmarks.records import keep, surroundings
 from llmbook import accounting, runtime
 from llmbook.config import GPTConfig, TrainConfig
@@ -63,24 +65,30 @@ class Stepper:
         self.model = GPT(config).train()
         self.optimizer = make_optimizer(self.model, self.run)
         self.batches = Batches(tokens, T, B)
-        self.reading, self.done = 0.0, 0
+        self.reading, self.read, self.done = 0.0, 0.0, 0
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """The batch, and how long it took to read."""
         start = time.perf_counter()
         batch = self.batches.at(step)
-        self.reading += time.perf_counter() - start
+        self.read += time.perf_counter() - start
         return batch
 
     def seconds(self, steps: int) -> float:
         """Take ``steps`` steps; seconds for one."""
-        start = time.perf_counter()
+        spent, reading = timed(partial(self.take, steps))
+        self.reading += reading
+        return spent / steps
+
+    def take(self, steps: int) -> float:
+        """Take ``steps`` steps; seconds that went into reading."""
+        self.read = 0.0
         for _ in range(steps):
             training_step(
                 self.model, self.optimizer, self, self.done, self.run
             )
             self.done += 1
-        return (time.perf_counter() - start) / steps
+        return self.read
 
 
 def kept_bytes(model: nn.Module, x: Tensor, y: Tensor) -> int:

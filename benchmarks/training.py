@@ -27,14 +27,16 @@ import os
 import statistics
 import sys
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.calm import timed
 from benchmarks.records import installed, keep, surroundings
-from benchmarks.trainers import MODES, TRAINERS, Mode, Shape
+from benchmarks.trainers import MODES, TRAINERS, Mode, Shape, Step
 from llmbook import compiling, runtime
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "training.json"
@@ -64,6 +66,11 @@ def matmul_peak(dtype: str, repeats: int = 5) -> float:
     return best
 
 
+def take(step: Step, count: int) -> list[float]:
+    """The losses of ``count`` steps."""
+    return [step() for _ in range(count)]
+
+
 def work(line: Connection, allocator: str, threads: int) -> None:
     """A process: makes the trainers it is told to, and takes their steps."""
     os.environ[runtime.MALLOC_VARIABLE] = allocator
@@ -83,9 +90,8 @@ def work(line: Connection, allocator: str, threads: int) -> None:
             continue
         if name not in steps:
             steps[name] = TRAINERS[name](shape, mode, folder)
-        start = time.perf_counter()
-        losses = [steps[name]() for _ in range(count)]
-        line.send(((time.perf_counter() - start) / count, losses[0]))
+        seconds, losses = timed(partial(take, steps[name], count))
+        line.send((seconds / count, losses[0]))
 
 
 class Worker:
