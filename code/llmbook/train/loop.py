@@ -95,9 +95,8 @@ def train(
 
     Raises:
         DivergedError: the loss became NaN or infinite, or rose far.
-        CheckpointError: the checkpoint does not fit or is not to be resumed,
-            or the folder cannot be written to (a disk that is full later is
-            a ``CheckpointWarning``).
+        CheckpointError: the folder holds another run or cannot be written
+            to (a disk that is full later gives a ``CheckpointWarning``).
         Stopped: Ctrl-C or SIGTERM came, and the run was saved.
     """
     runtime.keep_freed_memory()
