@@ -1,5 +1,7 @@
 """The timing of training compares like with like."""
 
+import os
+
 import pytest
 import torch
 
@@ -23,6 +25,37 @@ def test_a_trainer_learns_its_batch_by_heart():
     step = trainers.ours(TINY, EAGER)
     losses = [step() for _ in range(30)]
     assert losses[-1] < losses[0]
+
+
+class Line:
+    """A worker's end of a pipe: orders in, answers kept."""
+
+    def __init__(self, *orders):
+        self.orders, self.answers = [*orders, None], []
+
+    def recv(self):
+        return self.orders.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
+
+
+def test_a_disturbed_worker_tells_its_first_loss_all_the_same(monkeypatch):
+    def disturbed(work):
+        return 1.0, [work() for _ in range(20)][-1]
+
+    for variable in ("LLMBOOK_MALLOC", "LLMBOOK_COMPILE"):  # work() sets them
+        monkeypatch.setenv(variable, os.environ.get(variable, "auto"))
+    monkeypatch.setattr(training, "timed", disturbed)
+    monkeypatch.setattr(training.runtime, "keep_freed_memory", bool)
+    monkeypatch.setattr(training.torch, "set_num_threads", int)
+    order = "llmbook", TINY, EAGER, None, 2
+    line = Line(order, order)
+    training.work(line, "system", 1)
+    (warm, first), (spent, last) = line.answers
+    assert warm != warm and spent == 0.5
+    assert last < first
+    training.check_losses({"llmbook": first}, TINY)
 
 
 def test_a_trainer_that_does_other_work_is_not_compared():
