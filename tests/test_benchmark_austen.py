@@ -147,8 +147,9 @@ def test_the_record_is_of_the_configuration_of_that_name(kind):
     assert sum(file.stat().st_size for file in files) < 300_000
     text = (austen.RECORDS / f"{kind}.json").read_text("utf-8")
     kept, chosen = json.loads(text), austen.of_austen()
-    assert kept["plan"]["steps"] == 5_000
-    assert kept["tokens_read"] == 5_000 * 16 * 256
+    assert kept["plan"] == chosen["training"].to_dict()
+    expected = chosen["training"].tokens(chosen["model"].context_length)
+    assert kept["tokens_read"] == expected
     assert 12_000_000 < kept["parameters"] < 16_000_000
     steps = [one["step"] for one in kept["snapshots"]]
     assert steps == sorted(chosen["snapshots"])
