@@ -114,8 +114,7 @@ def times(
     """Tokens a second of each, in interleaved rounds."""
     steppers = [Stepper(c, tokens, options.tokens) for c in configs]
     for one in steppers:
-        one.seconds(1)
-        one.reading = 0.0
+        one.take(1)
     taken: list[list[float]] = [[] for _ in steppers]
     for turn in range(options.rounds):
         for one, spent in zip(steppers, taken, strict=True):

@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from llmbook.layers import GELU_CUBIC
 
 COMPILE_VARIABLE = "LLMBOOK_COMPILE"  # auto, on or off, for all runs
 CHOICES = ("auto", "on", "off")
+COMPILER = "torch._inductor.compile_fx"  # what torch.compile calls
 COMPILERS = ("g++", "c++", "clang++", "cl")  # those that Inductor looks for
 # What "auto" reckons with. A rule that timed the run would choose anew when
 # it is resumed, and the resumed run would not be the same to the bit.
@@ -130,8 +132,10 @@ def reworded(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable:
     loops are quick, or become one with those around them. What is computed
     stays the same.
     """
-    wide = {part.dtype for part in inputs} & {torch.float64}
-    if not wide and all(part.device.type == "cpu" for part in inputs):
+    if all(
+        part.device.type == "cpu" and part.dtype != torch.float64
+        for part in inputs
+    ):
         for node in list(module.graph.nodes):
             if node.target in IN_OTHER_WORDS:
                 reword(module.graph, node)
@@ -162,6 +166,7 @@ class CompiledLoss:
 
     def __init__(self, loss_function: LossFunction) -> None:
         self.plain = loss_function
+        import_module(COMPILER)  # what it warns of is no failed compilation
         self.quick = torch.compile(
             loss_function, backend=reworded, dynamic=False
         )
