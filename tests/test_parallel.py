@@ -14,6 +14,7 @@ import team as jobs
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from torch import nn
 
 from llmbook import checkpoint, cutting, parallel, pieces
 from llmbook.checkpoint import (
@@ -23,10 +24,12 @@ from llmbook.checkpoint import (
 )
 from llmbook.cli import main
 from llmbook.cli.training import Train
+from llmbook.compiling import CompiledLoss
 from llmbook.config import TrainConfig
 from llmbook.optim import orthogonalise
 from llmbook.parallel import SharedBatches, Team
 from llmbook.train import CHECKPOINT_NAME, make_optimizer
+from llmbook.train.loop import made
 from llmbook.train.sharing import should_cut
 
 SCRIPT = Path(jobs.__file__)
@@ -213,6 +216,18 @@ def test_snapshots_of_a_cut_model_are_refused(tmp_path):
     command = Train(tmp_path, training=training, snapshots=(1,))
     with pytest.raises(ValueError, match=r"snapshots .* ddp"):
         command.check(Team(size=2), resume=False)
+
+
+def test_a_cut_model_is_not_compiled_and_says_so():
+    model = nn.Linear(2, 2)
+    model.reshard = None  # what a model that is cut has
+    config = TrainConfig(compile="on")
+    with pytest.warns(UserWarning, match="passed over"):
+        run = made(model, None, config, Team.alone(), None, max)
+    assert run.is_cut and run.step_loss is None
+    del model.reshard
+    run = made(model, None, config, Team.alone(), None, max)
+    assert isinstance(run.step_loss, CompiledLoss)
 
 
 def test_torchruns_variables_name_the_team(monkeypatch):

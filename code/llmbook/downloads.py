@@ -203,10 +203,15 @@ def _refuse_page(part: Path, url: str) -> None:
         )
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _hold_to_checksum(file: Path, path: Path, sha256: str | None) -> None:
     """Compare ``file`` with the SHA-256 that ``path`` should have."""
-    with open(file, "rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256_of(file)
     record = _beside(path, ".sha256")
     recorded = record.read_text("utf-8").split() if record.exists() else []
     if sha256 is None and not recorded:

@@ -48,13 +48,13 @@ from llmbook.checkpoint import (
     DamagedError,
 )
 from llmbook.config import GPTConfig
+from llmbook.downloads import sha256_of
 from llmbook.model import GPT
 from llmbook.parallel import Team
 
 FORMAT = "llmbook-pieces"
 VERSION = 1
 HEADER = "header.json"
-_HASH_BLOCK = 1 << 20  # bytes read at a time when a file is checked
 Files = dict[str, str]  # the SHA-256 of each by its name
 
 
@@ -97,7 +97,7 @@ class _Writer(dcp.StorageWriter):
             raise OSError(str(error)) from None
         with open(file, "rb+") as written:
             os.fsync(written.fileno())
-        note = (file.name, _sha256(file))
+        note = (file.name, sha256_of(file))
         done: Future[list[WriteResult]] = Future()
         done.set_result(
             [
@@ -386,7 +386,7 @@ def check_files(folder: Path, files: Files) -> None:
     """
     for name, digest in files.items():
         file = folder / name
-        if not file.is_file() or _sha256(file) != digest:
+        if not file.is_file() or sha256_of(file) != digest:
             raise _damaged(file)
 
 
@@ -455,11 +455,3 @@ def _put_in_place(beside: Path, folder: Path) -> None:
         shutil.rmtree(before, ignore_errors=True)
         os.replace(folder, before)
     os.replace(beside, folder)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as source:
-        while block := source.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

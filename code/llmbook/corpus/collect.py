@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -291,15 +290,6 @@ def json_text(line: str, field: str) -> str | Rejected:
     if isinstance(text, str):
         return text
     return Rejected("unreadable", f"no text in a field called {field!r}")
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def missing_package(

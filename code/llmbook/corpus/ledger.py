@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
-from .collect import sha256_of
+from ..downloads import sha256_of
 from .duplicates import Banding, DuplicateIndex
 from .report import Prepared
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..downloads import sha256_of
 from . import duplicates
 from .clean import clean, content_hash
 from .collect import (
@@ -29,7 +30,6 @@ from .collect import (
     extract,
     guess_encoding,
     list_files,
-    sha256_of,
 )
 from .contamination import Contamination
 from .duplicates import Banding, DuplicateIndex

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..downloads import sha256_of
+
 FORMAT = "llmbook-tokens"
 VERSION = 1
-_HASH_BLOCK = 1 << 20  # bytes read at a time when a shard is checked
 
 
 class Tokenizer(Protocol):
@@ -107,7 +108,7 @@ class TokenShard:
                 f"{file} has {file.stat().st_size} bytes; its manifest says "
                 f"{expected}. It was cut short or changed: write it again."
             )
-        if _sha256(file) != manifest["sha256"]:
+        if sha256_of(file) != manifest["sha256"]:
             raise ValueError(
                 f"{file} does not have the SHA-256 of its manifest. It was "
                 "changed since it was written: write it again."
@@ -193,11 +194,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             "'<u2' or '<u4'. Write the shard again."
         )
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

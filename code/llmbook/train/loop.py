@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,13 @@ def made(
     optimizer = make_optimizer(model, config)
     run = Run(model, optimizer, batches, config, None, file, loss_function)
     run.team, run.is_cut = team, cut
-    run.step_loss = compiling.prepare(model, config, loss_function)
+    if not cut:
+        run.step_loss = compiling.prepare(model, config, loss_function)
+    elif team.speaks and compiling.choice(config) == "on":
+        warnings.warn(
+            "compile='on' is passed over: a model cut into slices is "
+            "trained uncompiled. Give parallel='ddp' to compile it.",
+            stacklevel=3,
+        )
     join(run)
     return run
