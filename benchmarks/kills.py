@@ -87,8 +87,11 @@ def work(folder: str, steps: int) -> None:
 
 def begun(folder: Path, steps: int) -> BaseProcess:
     """A new process at work, its imports done and its run not yet begun."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOADED)
+    else:  # Windows: each process imports anew
+        context = multiprocessing.get_context("spawn")
     process = context.Process(target=work, args=(str(folder), steps))
     (folder / "begun").unlink(missing_ok=True)
     process.start()

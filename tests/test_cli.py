@@ -60,6 +60,33 @@ def test_train_writes_over_no_finished_model(folder, capsys):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_train_writes_into_no_folder_of_something_else(tmp_path, capsys):
+    (tmp_path / "tokenizer.json").write_text("another's")
+    (tmp_path / "model-00001-of-00002.safetensors").write_text("another's")
+    assert cli.main(["train", str(tmp_path), *TINY]) == 1
+    assert "model-00001-of-00002" in capsys.readouterr().err
+    assert (tmp_path / "tokenizer.json").read_text() == "another's"
+
+
+def test_a_kill_before_the_checkpoint_is_removed_can_be_resumed(
+    folder, tmp_path, monkeypatch
+):
+    command = ["train", str(tmp_path), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(training.checkpoint, "remove", lambda path: None)
+        assert cli.main(command) == 0
+    assert list(tmp_path.glob("checkpoint*"))
+    assert cli.main([*command, "--resume"]) == 0
+    assert not list(tmp_path.glob("checkpoint*"))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["versions"]["torch"] and len(record["loss"]) == 6
+    mine, theirs = (
+        (place / "model.safetensors").read_bytes()
+        for place in (folder, tmp_path)
+    )
+    assert mine == theirs
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_run_and_resume_finishes_it_to_the_same_bits(
     number, folder, tmp_path, capsys, monkeypatch
@@ -69,7 +96,7 @@ def test_a_signal_saves_the_run_and_resume_finishes_it_to_the_same_bits(
     def interrupted(run, step):
         advance(run, step)
         if step == 3:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     command = ["train", str(tmp_path), *TINY]
     with monkeypatch.context() as patch:
@@ -331,7 +358,7 @@ def stopped_run(out, monkeypatch):
     def interrupted(run, step):
         advance(run, step)
         if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "advance", interrupted)

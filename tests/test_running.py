@@ -1,5 +1,6 @@
 """The one running model: found by its hash, trained once, never another."""
 
+import ast
 import json
 import math
 
@@ -146,8 +147,58 @@ def test_comments_and_docstrings_do_not_change_the_hash(tmp_path):
 
 
 def test_every_file_that_the_hash_names_exists():
-    package = running.Path(running.__file__).parent
-    assert [n for n in running.CODE if not (package / n).exists()] == []
+    assert [n for n in running.CODE if not (PACKAGE / n).exists()] == []
+
+
+PACKAGE = running.Path(running.__file__).parent
+# Imported by files that decide the weights, and deciding none themselves.
+BESIDES = {
+    "checkpoint.py": "stores what was computed",
+    "corpus/folder.py": "another corpus",
+    "corpus/gutenberg.py": "another corpus",
+    "downloads.py": "checksums of what is stored",
+    "parallel.py": "several processes; the running model has one",
+    "train/__init__.py": "names alone",
+    "train/metrics.py": "stores what was measured",
+    "train/sharing.py": "several processes; the running model has one",
+    "train/stopping.py": "ends a run, or leaves it as it is",
+}
+
+
+def hashed():
+    for name in running.CODE:
+        path = PACKAGE / name
+        yield from [path] if path.suffix else path.rglob("*.py")
+
+
+def imported(path):
+    """The files of the package that a file of it imports from."""
+    inside = ("llmbook", *path.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        above = inside[: len(inside) - node.level + 1] if node.level else ()
+        whole = (*above, *(node.module or "").split("."))
+        if whole[0] != "llmbook":
+            continue
+        for name in node.names:
+            for parts in ((*whole[1:], name.name), whole[1:]):
+                place = PACKAGE.joinpath(*filter(None, parts))
+                files = place.with_suffix(".py"), place / "__init__.py"
+                if found := [file for file in files if file.is_file()]:
+                    yield found[0]
+                    break
+
+
+def test_what_the_hashed_files_import_is_hashed_or_decides_no_weight():
+    known = set(hashed())
+    others = {
+        file.relative_to(PACKAGE).as_posix()
+        for path in known
+        for file in imported(path)
+        if file not in known
+    }
+    assert others == set(BESIDES)
 
 
 @pytest.mark.parametrize("budget", ["smoke", "quick", "laptop", "gpu"])

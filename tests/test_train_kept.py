@@ -2,8 +2,8 @@
 
 import json
 import math
-import os
 import signal
+import statistics
 import sys
 import types
 
@@ -11,15 +11,18 @@ import pytest
 import torch
 
 from benchmarks import kills
-from llmbook import checkpoint
+from llmbook import checkpoint, parallel
 from llmbook.checkpoint import CheckpointError, CheckpointWarning
+from llmbook.compiling import has_compiler
 from llmbook.train import (
     CHECKPOINT_NAME,
     METRICS_NAME,
     DivergedError,
     History,
+    Run,
     Stopped,
     data_mark,
+    make_optimizer,
     next_token_loss,
     read_metrics,
     stopping,
@@ -224,7 +227,7 @@ def test_a_run_is_saved_and_left_where_it_can_be_gone_on_with(tmp_path):
             return make_batches().at(step)
 
     def stop():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     model = make_model()
     settings = changed(checkpoint_every=1, eval_every=0)
@@ -447,12 +450,117 @@ def test_a_loss_that_rises_stops_and_no_checkpoint_is_written_of_it(
     assert history.steps == 24
 
 
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_run_that_diverges_from_the_start_is_stopped_too(
+    tmp_path, validated
+):
+    settings = changed(
+        steps=60, learning_rate=10.0, warmup_steps=2, checkpoint_every=1
+    )
+    model = make_model()
+    options = {"validation": make_batches(seed=1)} if validated else {}
+    with (
+        pytest.warns(CheckpointWarning, match="rising"),
+        pytest.raises(
+            DivergedError, match=r"steps 1 to 50 .*restore\("
+        ) as caught,
+    ):
+        train(
+            model,
+            make_batches(),
+            settings,
+            run_dir=tmp_path,
+            progress=False,
+            **options,
+        )
+    saved = checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    losses = saved.state["history"]["loss"]
+    assert f"of step {len(losses)}, is kept" in str(caught.value)
+    assert "checkpoint.restore(checkpoint.load(" in str(caught.value)
+    checkpoint.restore(saved, make_model(seed=5))
+    before = stopping.most_allowed(losses, losses[0])
+    assert statistics.median(losses[-stopping.RECENT :]) <= before
+
+
+def test_another_seed_by_the_variable_is_another_run(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    monkeypatch.setenv("LLMBOOK_SEED", "5")
+    with pytest.raises(CheckpointError, match="had seed 0, LLMBOOK_SEED"):
+        run(tmp_path, resume=True)
+
+
+def test_another_number_format_is_said(tmp_path, monkeypatch):
+    settings = changed(dtype="auto")
+    monkeypatch.setenv("LLMBOOK_DTYPE", "float32")
+    with pytest.raises(SystemExit):
+        run(tmp_path, settings=settings, callbacks=[at_step(6, power_cut)])
+    monkeypatch.setenv("LLMBOOK_DTYPE", "bfloat16")
+    with pytest.warns(UserWarning, match="begun in torch.float32"):
+        run(tmp_path, settings=settings, resume=True)
+
+
+def test_torchruns_restart_goes_on_with_its_own_job_alone(
+    whole, tmp_path, monkeypatch
+):
+    monkeypatch.setenv(parallel.JOB, "ours")
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    monkeypatch.setenv(parallel.RESTARTS, "1")
+    monkeypatch.setenv(parallel.JOB, "another")
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        run(tmp_path)
+    monkeypatch.setenv(parallel.JOB, "ours")
+    assert_same(whole, *run(tmp_path), tmp_path)
+
+
+def test_a_checkpoint_that_only_some_processes_see_is_an_error(tmp_path):
+    team = types.SimpleNamespace(most=lambda number: 1)
+    lost = Run(make_model(), None, make_batches(), SETTINGS, team=team)
+    with pytest.raises(CheckpointError, match="that all machines share"):
+        lost.all_see(tmp_path / CHECKPOINT_NAME)
+
+
+def test_an_optimizer_that_trains_less_is_refused_by_name(tmp_path):
+    run(tmp_path, settings=changed(steps=4))
+    saved = checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    model = make_model()
+    model.token_embedding.weight.requires_grad_(False)
+    fewer = make_optimizer(model, SETTINGS)
+    with pytest.raises(
+        CheckpointError, match=r"trains token_embedding\.weight"
+    ):
+        checkpoint.restore(saved, model, fewer)
+
+
+def test_a_history_of_a_newer_package_is_refused():
+    values = {**History().to_dict(), "moods": []}
+    with pytest.raises(CheckpointError, match=r"moods.*newer llmbook"):
+        History.from_dict(values)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+def test_a_compiled_run_goes_on_to_the_same_bits(tmp_path):
+    settings = changed(compile="on")
+    through = run(tmp_path / "through", settings=settings)
+    with pytest.raises(SystemExit):
+        run(
+            tmp_path / "cut",
+            settings=settings,
+            callbacks=[at_step(6, power_cut)],
+        )
+    model, history = run(tmp_path / "cut", settings=settings, resume=True)
+    assert same_weights(through[0], model)
+    assert history.loss == through[1].loss
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_bits(
     number, whole, tmp_path
 ):
     before = signal.getsignal(number)
-    ask = at_step(5, lambda: os.kill(os.getpid(), number))
+    ask = at_step(5, lambda: signal.raise_signal(number))
     with pytest.raises(Stopped, match=r"after step 5 of 12.*resume") as caught:
         run(tmp_path, callbacks=[ask])
     assert caught.value.signal == number
@@ -464,8 +572,8 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_bits(
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path):
     def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as caught:
         run(tmp_path, callbacks=[at_step(5, twice)])
@@ -475,7 +583,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path):
 
 
 def test_without_a_folder_ctrl_c_is_python_s_own():
-    ask = at_step(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    ask = at_step(5, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         run(None, callbacks=[ask])
     assert not isinstance(caught.value, Stopped)

@@ -33,6 +33,7 @@ from llmbook.model import GPT
 FORMAT = "llmbook-checkpoint"
 VERSION = 2  # 1 had no checksum
 DIGEST = "sha256"
+FULL_WORDS = ("No space left", "not enough space", "quota exceeded")
 MODEL, OPTIMIZER, EXTRA = "model.", "optimizer.", "extra."
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch.save, new and old
 
@@ -349,21 +350,29 @@ def load_model(path: str | Path) -> GPT:
         CheckpointError: it describes none, or none that can be built here.
     """
     checkpoint = load(path)
-    if not checkpoint.state["config"]:
+    model = model_of(checkpoint.state["config"], path)
+    restore(checkpoint, model)
+    return model.eval()
+
+
+def model_of(values: dict[str, Any], path: str | Path) -> GPT:
+    """A new model of the configuration in the checkpoint at ``path``.
+
+    Raises:
+        CheckpointError: there is none, or none that can be built here.
+    """
+    if not values:
         raise CheckpointError(
             f"{path} holds no configuration, so the model cannot be built "
             "from it. Build the model yourself and use restore()."
         )
     try:
-        config = GPTConfig(**checkpoint.state["config"])
+        return GPT(GPTConfig(**values))
     except (TypeError, ValueError) as error:  # TypeError: an unknown name
         raise CheckpointError(
             f"{path} describes a model that this package cannot build: "
             f"{error} Install the llmbook that wrote it."
         ) from error
-    model = GPT(config)
-    restore(checkpoint, model)
-    return model.eval()
 
 
 def unique_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -450,6 +459,12 @@ def _optimizer_from_parts(
     }
     for full_name, tensor in checkpoint.optimizer.items():
         name, _, key = full_name.rpartition(":")
+        if name not in names:
+            raise CheckpointError(
+                f"the checkpoint's optimizer trains {name}, and this one "
+                "does not. Train the same parameters as before "
+                "(requires_grad), or start anew in another folder."
+            )
         # A copy, for the file's own pages would keep it from being replaced.
         state.setdefault(names.index(name), {})[key] = tensor.clone()
     optimizer.load_state_dict(
@@ -465,7 +480,7 @@ def _header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         )
     try:
         header = json.loads(metadata[FORMAT])
-        version = int(header["version"])
+        version = header["version"] = int(header["version"])
     except (ValueError, TypeError, KeyError) as error:
         raise _changed(path) from error
     if version > VERSION:
@@ -494,7 +509,7 @@ def _changed(path: Path) -> DamagedError:
 
 def why_not_written(path: Path, error: Exception) -> str:
     full = getattr(error, "errno", None) == errno.ENOSPC
-    if full or "No space left" in str(error):
+    if full or any(words in str(error) for words in FULL_WORDS):
         return (
             f"no space left on the disk for {path}. Free some, or save to "
             "another folder; the last good checkpoint is untouched."

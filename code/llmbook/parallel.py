@@ -31,6 +31,7 @@ from llmbook import runtime
 # those of its machine, how many there are, and where they meet.
 TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+JOB = "TORCHELASTIC_RUN_ID"  # the same after a restart
 HERE = "LOCAL_WORLD_SIZE"  # processes on this machine
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 PATIENCE = timedelta(minutes=30)  # for the slowest: it may be encoding a text
@@ -245,6 +246,11 @@ def _lost(found: Team, error: BaseException) -> LostProcessError:
 def restarts() -> int:
     """How often torchrun has started this job again after a failure."""
     return int(os.environ.get(RESTARTS, "0"))
+
+
+def job() -> str:
+    """The name of torchrun's job, the same after a restart; "" without."""
+    return os.environ.get(JOB, "")
 
 
 def report(error: BaseException) -> None:

@@ -47,7 +47,6 @@ from llmbook.checkpoint import (
     CheckpointWarning,
     DamagedError,
 )
-from llmbook.config import GPTConfig
 from llmbook.downloads import sha256_of
 from llmbook.model import GPT
 from llmbook.parallel import Team
@@ -338,7 +337,7 @@ def load_model(folder: str | Path) -> GPT:
     folder = Path(folder)
     header = read_header(folder)
     check_files(folder, header["files"])
-    model = GPT(GPTConfig(**header["config"]))
+    model = checkpoint.model_of(header["config"], folder)
     checkpoint.restore(load(folder, model), model)
     return model.eval()
 
@@ -365,7 +364,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     if hashlib.sha256(content.encode()).hexdigest() != digest:
         raise _damaged(folder / HEADER)
     header = json.loads(content)
-    if header.get("format") != FORMAT:
+    if header.get("format") != FORMAT or not _stays_within(header):
         raise CheckpointError(
             f"{folder} was written by another program; expected a "
             f"checkpoint of format {FORMAT!r}."
@@ -376,6 +375,16 @@ def read_header(folder: Path) -> dict[str, Any]:
             f"package reads up to {VERSION}. Install a newer llmbook."
         )
     return header
+
+
+def _stays_within(header: dict[str, Any]) -> bool:
+    """Whether every slice lies in one of the header's files, in its folder."""
+    files = header.get("files", {})
+    return all(Path(name).name == name for name in files) and all(
+        part["file"] in files
+        for tensor in header.get("tensors", {}).values()
+        for part in tensor["slices"]
+    )
 
 
 def check_files(folder: Path, files: Files) -> None:

@@ -35,6 +35,7 @@ from llmbook.corpus import (
 from llmbook.model import GPT
 from llmbook.sampling import generate
 from llmbook.tokenizer import BPETokenizer
+from llmbook.tokenizer.files import write_atomically
 from llmbook.train import (
     CHECKPOINT_NAME,
     Callback,
@@ -59,6 +60,8 @@ HASH_LENGTH = 16  # hexadecimal digits: 64 bits are plenty for a folder name
 CODE = (
     "config.py",
     "runtime.py",
+    "accounting.py",
+    "compiling.py",
     "corpus/__init__.py",
     "corpus/batches.py",
     "corpus/documents.py",
@@ -412,9 +415,7 @@ def _write_result(
         "history": history.to_dict(),
         "snapshots": [{k: s[k] for k in keep} for s in snapshots],
     }
-    beside = folder / f"{RESULT_NAME}.{os.getpid()}.part"
-    beside.write_text(json.dumps(result), encoding="utf-8")
-    os.replace(beside, folder / RESULT_NAME)
+    write_atomically(folder / RESULT_NAME, json.dumps(result))
 
 
 def _corpus(chosen: Recipe) -> Corpus:

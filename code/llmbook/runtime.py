@@ -15,6 +15,7 @@ BUDGETS = ("smoke", "quick", "laptop", "gpu")
 BUDGET_VARIABLE = "LLMBOOK_BUDGET"
 DTYPE_VARIABLE = "LLMBOOK_DTYPE"  # float32 or bfloat16 overrides "auto"
 SEED_VARIABLE = "LLMBOOK_SEED"  # added to every seed: tests of luck use it
+MOST_OFFSET = 10**12  # as large as a seed may be
 MALLOC_VARIABLE = "LLMBOOK_MALLOC"  # "system" leaves the C library alone
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 TOP_PAD = 64 * 2**20  # bytes asked for at once when the heap grows
@@ -76,9 +77,10 @@ def seed_everything(seed: int = 0) -> torch.Generator:
 def seed_offset() -> int:
     """What ``LLMBOOK_SEED`` adds to every seed of the book (default 0)."""
     text = os.environ.get(SEED_VARIABLE, "0")
-    if not text.isdecimal():
+    if not text.isdecimal() or int(text) > MOST_OFFSET:
         raise ValueError(
-            f"{SEED_VARIABLE} is {text!r}; expected a whole number from 0."
+            f"{SEED_VARIABLE} is {text!r}; expected a whole number from 0 to "
+            f"{MOST_OFFSET:,}."
         )
     return int(text)
 

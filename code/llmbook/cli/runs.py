@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,10 @@ BESIDE = (".part", ".tmp")  # what was being written when a run was stopped
 PACKAGES = ("torch", "numpy", "safetensors")
 
 
-def check_folder(out: Path, resume: bool) -> None:
+def check_folder(out: Path, resume: bool, more: Sequence[str] = ()) -> None:
     """Refuse a folder that a run must not write to.
+
+    ``more`` are patterns of the names that runs of its kind also write.
 
     Raises:
         ValueError: it holds a finished model, or files of something else,
@@ -45,7 +49,12 @@ def check_folder(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder.")
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    foreign = sorted(n for n in names - NAMES if not n.endswith(BESIDE))
+    own = [*(f"*{end}" for end in BESIDE), *more]
+    foreign = sorted(
+        name
+        for name in names - NAMES
+        if not any(fnmatchcase(name, pattern) for pattern in own)
+    )
     if foreign:
         raise ValueError(
             f"{out} holds {', '.join(foreign[:3])}, which no run of this "

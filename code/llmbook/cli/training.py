@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ from llmbook.config import GPTConfig, TrainConfig, preset
 from llmbook.corpus import Corpus, Document, TokenShard, load_corpus
 from llmbook.corpus.gutenberg import chapters, load_novels
 from llmbook.hub import TOKENIZER, WEIGHTS
+from llmbook.hub.files import read_json
 from llmbook.sampling import stream
 from llmbook.tokenizer import BPETokenizer
-from llmbook.tokenizer.files import write_atomically
 from llmbook.train import (
     CHECKPOINT_NAME,
     Callback,
@@ -31,8 +30,16 @@ from llmbook.train import (
 
 from .models import read_model
 from .notes import visible
-from .runs import RECORD, begin, check_stopped
+from .runs import RECORD, begin, check_folder, write_record
 
+# What a training run writes besides what any run does.
+WRITTEN = (
+    "train.*",
+    "validation.*",
+    "snapshot-*.safetensors",
+    f"{Path(CHECKPOINT_NAME).stem}*.pieces",
+    "events.out.tfevents.*",
+)
 AUSTEN_STEPS = 5_000
 AUSTEN_SNAPSHOTS = (0, 10, 30, 100, 250, 500, 1000, 2500, AUSTEN_STEPS)
 
@@ -126,7 +133,7 @@ class Train:
             self.training,
             validation=judged,
             run_dir=self.out,
-            resume=resume,
+            resume=self.resume,
             callbacks=self.callbacks(tokenizer),
             loss_function=running.loss_of(chosen, tokenizer.end_of_text),
         )
@@ -147,7 +154,7 @@ class Train:
             ValueError: the folder is another run's, the batch cannot be
                 shared out, or a snapshot would need a model that is cut.
         """
-        check_stopped(self.out, resume)
+        check_folder(self.out, resume, WRITTEN)
         team.share(self.training.batch_size)
         size = accounting.parameters(self.model)
         if self.snapshots and should_cut(size, self.training, team):
@@ -198,9 +205,11 @@ class Train:
     def finish(self, model: nn.Module, history: History) -> None:
         """Write the weights and the record, and forget the checkpoint."""
         checkpoint.save(self.out / WEIGHTS, model)
-        settings = {k: v for k, v in asdict(self).items() if k != "out"}
-        record = {**history.to_dict(), "settings": settings}
-        write_atomically(self.out / RECORD, json.dumps(record) + "\n")
+        options = {k: v for k, v in asdict(self).items() if k != "out"}
+        begun = read_json(self.out / RECORD)
+        write_record(
+            self.out, {**begun, "options": options, **history.to_dict()}
+        )
         checkpoint.remove(self.out / CHECKPOINT_NAME)
 
     def texts(self) -> Corpus:

@@ -23,7 +23,7 @@ PROGRESS_SECONDS = 0.5  # between two drawings of the bar
 
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
-    """Leave torch's generators afterwards as they were before."""
+    """Leave the processor's generator, and a CUDA device's, as they were."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
@@ -105,7 +105,7 @@ def train(
     with parallel.together() as team:
         run = made(model, batches, config, team, file, loss_function)
         run.validation = validation
-        run.begin(resume or parallel.restarts() > 0)
+        run.begin(resume)
         called = callbacks if team.speaks or run.is_cut else ()
         with own_randomness(next(model.parameters()).device):
             return run_steps(run, called, progress and team.speaks)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from llmbook import checkpoint, runtime
+from llmbook import checkpoint, parallel, runtime
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.optim import cosine_schedule
 from llmbook.parallel import Team, shared
@@ -75,6 +76,13 @@ class History:
         return len(self.loss)
 
     @property
+    def start(self) -> float:
+        """The loss before the first step: on held-out text if measured."""
+        if self.evaluations and self.evaluations[0][0] == 0:
+            return self.evaluations[0][1]
+        return self.loss[0] if self.loss else math.inf
+
+    @property
     def tokens_per_second(self) -> float:
         """Speed of the training steps alone."""
         return self.tokens / self.seconds if self.seconds else 0.0
@@ -87,9 +95,18 @@ class History:
     def from_dict(cls, values: dict[str, Any]) -> History:
         """The inverse of :meth:`to_dict`.
 
+        Raises:
+            CheckpointError: a newer package wrote ``values``.
+
         >>> History.from_dict(History(loss=[1.0]).to_dict()).steps
         1
         """
+        known = {each.name for each in fields(cls)}
+        if newer := sorted(values.keys() - known):
+            raise checkpoint.CheckpointError(
+                f"the history has {', '.join(newer)}, which this package "
+                "does not know. Install a newer llmbook."
+            )
         pairs = [(int(s), float(x)) for s, x in values["evaluations"]]
         return cls(**{**values, "evaluations": pairs})
 
@@ -121,25 +138,33 @@ class Run:
     def begin(self, resume: bool) -> None:
         """Make the run's folder ready, and go on from what is in it.
 
+        Without being asked only where torchrun has started a job again,
+        with a checkpoint of that job.
+
         Raises:
             CheckpointError: it cannot be written to, or is of another run,
                 or of one that nobody asked to go on with.
         """
         if self.file is None:
             return
-        if checkpoint.is_kept(self.file) and not resume:
-            raise checkpoint.CheckpointError(
-                f"{self.file.parent} holds a run already, which a new one "
-                "would write over. Go on with it by resume=True, or give "
-                "another run_dir, or empty that one."
-            )
+        again = parallel.restarts() > 0
+        if checkpoint.is_kept(self.file) and not (resume or again):
+            raise self.not_asked()
         if self.team.speaks:
             checkpoint.sweep(self.file)
-        if resume:
-            self.take_up()
+        if resume or again:
+            self.take_up(asked=resume)
         if self.team.speaks:
             path = self.file.with_name(METRICS_NAME)
             self.metrics = Metrics(path, self.history)
+
+    def not_asked(self) -> checkpoint.CheckpointError:
+        """What is raised where a new run would write over another."""
+        return checkpoint.CheckpointError(
+            f"{self.file.parent} holds a run already, which a new one "
+            "would write over. Go on with it by resume=True, or give "
+            "another run_dir, or empty that one."
+        )
 
     def advance(self, step: int) -> None:
         """Take one step and record it."""
@@ -156,7 +181,7 @@ class Run:
             )
         except DivergedError as error:
             batch = batch_of(self.batches, step, self.config)
-            words = f"{error} The batch was {batch}. {self.last_good()}"
+            words = f"{error} The batch was {batch}. {self.way_on()}"
             raise DivergedError(words) from error
         self.history.seconds += time.perf_counter() - start
         rate = cosine_schedule(step, self.config)
@@ -168,10 +193,11 @@ class Run:
             tokens=self.history.tokens,
             seconds=round(self.history.seconds, 3),
         )
+        losses, start = self.history.loss, self.history.start
         try:
-            check_risen(self.history.loss, self.config, self.batches)
+            check_risen(losses, start, self.config, self.batches)
         except DivergedError as error:
-            raise DivergedError(f"{error} {self.last_good()}") from error
+            raise DivergedError(f"{error} {self.way_on()}") from error
 
     def measure(self) -> None:
         """Add the validation loss to the history."""
@@ -214,13 +240,18 @@ class Run:
         if self.file is None:
             return
         self.saved_at = time.monotonic()
-        if self.config.stop_diverging and has_risen(self.history.loss):
+        history = self.history
+        if self.config.stop_diverging and has_risen(
+            history.loss, history.start
+        ):
             self.warn("the loss is rising, so no checkpoint was written.")
             return
         state = {
             "train_config": self.config.to_dict(),
             "history": self.history.to_dict(),
             "data": data_mark(self.batches),
+            "computed": self.computed(),
+            "job": parallel.job(),
         }
         try:
             write(self, state)
@@ -251,6 +282,25 @@ class Run:
             f"The last good checkpoint, of step {self.saved_step}, is kept: "
             f"{self.file}."
         )
+
+    def way_on(self) -> str:
+        """What is left of a run that diverged, and how to use it."""
+        words = self.last_good()
+        if not self.saved_step or self.is_cut:
+            return words
+        return (
+            f"{words} Resumed, it would do the same again. To go on with "
+            "other settings, put its weights into a new run: "
+            "checkpoint.restore(checkpoint.load(that file), model)."
+        )
+
+    def computed(self) -> dict[str, Any]:
+        """What the environment decides of the numbers: seed and format."""
+        device = next(self.model.parameters()).device
+        return {
+            "seed": self.config.seed + runtime.seed_offset(),
+            "dtype": str(runtime.best_dtype(device, self.config.dtype)),
+        }
 
     def pause(self, heard: int | None) -> None:
         """Between two steps: save if it is due, end if a signal was heard.
@@ -292,22 +342,37 @@ class Run:
             number,
         )
 
-    def take_up(self) -> None:
+    def take_up(self, asked: bool = True) -> None:
         """Go on from the checkpoint, if there is one.
 
         Raises:
             CheckpointError: it is of another run, or damaged like the one
-                before it.
+                before it, or not seen by all processes; or nobody asked,
+                and it is not of this job of torchrun's.
         """
-        if self.file is None or not checkpoint.is_kept(self.file):
+        if self.file is None or not self.all_see(self.file):
             return
         saved = read(self)
         state = saved.state
+        if not asked and state.get("job") != parallel.job():
+            raise self.not_asked()
         check_same_run(state, self.config, data_mark(self.batches))
+        check_same_numbers(state, self.computed())
         check_same_model(state, self.model)
         checkpoint.restore(saved, self.model, self.optimizer)
         self.history = History.from_dict(state["history"])
         self.saved_step = self.history.steps
+
+    def all_see(self, file: Path) -> bool:
+        """Whether there is a checkpoint; every process must say the same."""
+        kept = int(checkpoint.is_kept(file))
+        some, none = self.team.most(kept), self.team.most(1 - kept)
+        if some and none:
+            raise checkpoint.CheckpointError(
+                f"some of the processes see a checkpoint at {file} and "
+                "others do not. Give a folder that all machines share."
+            )
+        return bool(some)
 
 
 def is_due(steps: int, config: TrainConfig) -> bool:
@@ -345,6 +410,27 @@ def check_same_run(
             "the checkpoint's run read other data (another corpus, "
             "tokenizer, seed or batch shape). Give the same batches, or "
             "start anew in another folder."
+        )
+
+
+def check_same_numbers(
+    state: dict[str, Any], computed: dict[str, Any]
+) -> None:
+    """Refuse another seed; say where another number format changes bits."""
+    before = state.get("computed", computed)
+    if before["seed"] != computed["seed"]:
+        raise checkpoint.CheckpointError(
+            f"the checkpoint's run had seed {before['seed']}, "
+            f"{runtime.SEED_VARIABLE} included, and this one has "
+            f"{computed['seed']}; a resumed run must be the same run. Set "
+            "the variable as it was, or start anew in another folder."
+        )
+    if before["dtype"] != computed["dtype"]:
+        warnings.warn(
+            f"the run was begun in {before['dtype']} and goes on in "
+            f"{computed['dtype']}: it will not be the same to the bit. "
+            f"{runtime.DTYPE_VARIABLE} chooses the format.",
+            stacklevel=2,
         )
 
 

@@ -72,47 +72,51 @@ class Listening:
         self.noted = number
 
 
-def most_allowed(losses: Sequence[float]) -> float:
-    """The loss above which a run has diverged, as its blocks have it.
+def most_allowed(losses: Sequence[float], start: float) -> float:
+    """The loss above which a run has diverged.
 
-    It is a nat and half above the lowest median of a block of steps; before
-    one block is full there is no limit.
+    It is half above ``start``, the loss before the first step, or above the
+    lowest median of a block of steps; and a nat above it at least.
 
-    >>> most_allowed([3.0] * 60), most_allowed([3.0] * 10)
-    (4.5, inf)
+    >>> most_allowed([3.0] * 60, 6.0), most_allowed([30.0] * 60, 6.0)
+    (4.5, 9.0)
     """
     whole = range(0, len(losses) - BLOCK + 1, BLOCK)
     medians = [median(losses[first : first + BLOCK]) for first in whole]
-    if not medians:
-        return float("inf")
-    lowest = min(medians)
+    lowest = min([start, *medians])
     return lowest + max(RISE_NATS, RISE_SHARE * abs(lowest))
 
 
-def has_risen(losses: Sequence[float]) -> bool:
+def has_risen(losses: Sequence[float], start: float) -> bool:
     """Whether the last few losses are those of a run that diverges.
 
-    >>> has_risen([3.0] * 90 + [7.0] * 10), has_risen([3.0] * 99 + [7.0])
-    (True, False)
+    >>> has_risen([3.0] * 90 + [7.0] * 10, start=6.0)
+    True
+    >>> has_risen([3.0] * 99 + [7.0], start=6.0)  # a single bad batch
+    False
     """
     recent = losses[-RECENT:]
-    return bool(recent) and median(recent) > most_allowed(losses)
+    return bool(recent) and median(recent) > most_allowed(losses, start)
 
 
 def check_risen(
-    losses: Sequence[float], config: TrainConfig, batches: BatchSource
+    losses: Sequence[float],
+    start: float,
+    config: TrainConfig,
+    batches: BatchSource,
 ) -> None:
     """Stop a run whose loss has risen far above what it had reached.
 
     It is looked at once a block, so that a single bad batch stops nothing.
+    ``start`` is the loss before the first step.
 
     Raises:
         DivergedError: it has; ``config.stop_diverging=False`` allows it.
     """
     steps = len(losses)
-    if not config.stop_diverging or steps % BLOCK or steps < 2 * BLOCK:
+    if not config.stop_diverging or steps % BLOCK or not steps:
         return
-    now, most = median(losses[-BLOCK:]), most_allowed(losses[:-BLOCK])
+    now, most = median(losses[-BLOCK:]), most_allowed(losses[:-BLOCK], start)
     if now > most:
         rate = cosine_schedule(steps - 1, config)
         batch = batch_of(batches, steps - 1, config)
