@@ -221,7 +221,7 @@ def run(
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """The results as Markdown, best first."""
+    """The results as Markdown, medians over the seeds, best first."""
     lines = [
         "| candidate | parameters | steps | tokens/s | nats a token | "
         "entropy | above, nats | above, % (range) |",
@@ -229,17 +229,17 @@ def table(results: list[dict[str, Any]]) -> str:
     ]
     names = {r["candidate"] for r in results}
     groups = [[r for r in results if r["candidate"] == n] for n in names]
-    mean = statistics.fmean
-    for group in sorted(groups, key=lambda g: mean(r["over"] for r in g)):
+    middle = statistics.median
+    for group in sorted(groups, key=lambda g: middle(r["over"] for r in g)):
         over = [100 * r["over"] for r in group]
-        values = [mean(r[k] for r in group) for k in ("loss", "entropy")]
-        speed = mean(r["tokens"] / r["seconds"] for r in group)
+        values = [middle(r[k] for r in group) for k in ("loss", "entropy")]
+        speed = middle(r["tokens"] / r["seconds"] for r in group)
         lines.append(
             f"| {group[0]['candidate']} | {group[0]['parameters']:,} "
-            f"| {mean(r['steps'] for r in group):,.0f} | {speed:,.0f} "
+            f"| {middle(r['steps'] for r in group):,.0f} | {speed:,.0f} "
             f"| {values[0]:.3f} | {values[1]:.3f} "
-            f"| {values[0] - values[1]:.3f} | {mean(over):.0f} "
-            f"({min(over):.0f} to {max(over):.0f}) |"
+            f"| {values[0] - values[1]:.3f} | {middle(over):.1f} "
+            f"({min(over):.1f} to {max(over):.1f}) |"
         )
     return "\n".join(lines)
 

@@ -259,7 +259,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--modes",
         nargs="+",
         choices=modes,
-        default=[name for name in modes if name != "float32-compiled"],
+        default=modes,
     )
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)

@@ -68,6 +68,16 @@ def test_train_writes_into_no_folder_of_something_else(tmp_path, capsys):
     assert (tmp_path / "tokenizer.json").read_text() == "another's"
 
 
+def test_a_missing_tensorboard_is_said_before_the_work(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    out = tmp_path / "out"
+    assert cli.main(["train", str(out), *TINY, "--tensorboard"]) == 1
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_kill_before_the_checkpoint_is_removed_can_be_resumed(
     folder, tmp_path, monkeypatch
 ):

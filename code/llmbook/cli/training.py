@@ -153,8 +153,11 @@ class Train:
         Raises:
             ValueError: the folder is another run's, the batch cannot be
                 shared out, or a snapshot would need a model that is cut.
+            ImportError: TensorBoard is asked for and not installed.
         """
         check_folder(self.out, resume, WRITTEN)
+        if self.tensorboard:
+            tensorboard_callback(self.out)
         team.share(self.training.batch_size)
         size = accounting.parameters(self.model)
         if self.snapshots and should_cut(size, self.training, team):

@@ -88,7 +88,7 @@ def train(
         validation: what the loss is also measured on.
         run_dir: where checkpoints and ``metrics.jsonl`` are kept; on
             several machines a folder that all of them see.
-        resume: go on from the checkpoint, to the bit, if there is one.
+        resume: go on from the checkpoint, on a processor to the same bits.
         callbacks: called before the first step and after each; after a
             kill some steps come again.
         progress: draw a bar on stderr, and wipe it at the end.

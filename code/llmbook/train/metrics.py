@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .run import Callback, History
 
 METRICS_NAME = "metrics.jsonl"
+CURVE_SECONDS = 10  # until a number is on the disk for TensorBoard
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -147,7 +149,8 @@ def tensorboard_callback(run_dir: str | Path) -> Callback:
     """A callback that writes a run's curves for TensorBoard.
 
     Give it to :func:`llmbook.train.train` and look at the curves with
-    ``tensorboard --logdir RUN_DIR``. A resumed run goes on with them.
+    ``tensorboard --logdir RUN_DIR``, also while it runs. A resumed run goes
+    on with them.
 
     Raises:
         ImportError: the package ``tensorboard`` is not installed.
@@ -156,7 +159,7 @@ def tensorboard_callback(run_dir: str | Path) -> Callback:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "tensorboard_callback() needs the package tensorboard, which is "
+            "curves for TensorBoard need the package tensorboard, which is "
             "not installed: pip install tensorboard. The same numbers stand "
             f"in {METRICS_NAME} of the run's folder."
         ) from error
@@ -167,7 +170,10 @@ def tensorboard_callback(run_dir: str | Path) -> Callback:
         if not parallel.team().speaks:
             return  # a model that is cut calls back in every process
         if writer is None:  # what a killed run wrote after this is dropped
-            writer = SummaryWriter(str(run_dir), purge_step=step)
+            writer = SummaryWriter(
+                str(run_dir), purge_step=step, flush_secs=CURVE_SECONDS
+            )
+            weakref.finalize(write, writer.close)  # at the latest, at exit
         if step:
             writer.add_scalar("loss", history.loss[-1], step)
             rate, norm = history.learning_rate[-1], history.gradient_norm[-1]
@@ -176,6 +182,5 @@ def tensorboard_callback(run_dir: str | Path) -> Callback:
         if history.evaluations and history.evaluations[-1][0] == step:
             found = history.evaluations[-1][1]
             writer.add_scalar("validation loss", found, step)
-            writer.flush()
 
     return write
