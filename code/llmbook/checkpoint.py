@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmbook.config import GPTConfig
+from llmbook.hashing import tensors_hash
 from llmbook.model import GPT
 
 FORMAT = "llmbook-checkpoint"
@@ -138,13 +138,7 @@ def checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     >>> one == checksum({}, {"x": torch.tensor([0.0, 1e-45])})
     False
     """
-    total = hashlib.sha256(json.dumps(header).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous().reshape(-1)
-        shape = tuple(tensors[name].shape)
-        total.update(f"{name} {tensor.dtype} {shape}".encode())
-        total.update(tensor.view(torch.uint8).numpy())
-    return total.hexdigest()
+    return tensors_hash(tensors, json.dumps(header))
 
 
 def previous_of(path: Path) -> Path:
