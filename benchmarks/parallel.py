@@ -8,10 +8,9 @@ in float32, over gloo. The first table has the largest gap between the losses
 of a way and of one process over all steps. What rounding alone does is seen in
 one process that takes the batch in two parts, as two processes do, and adds
 their gradients. A gap of two processes above 1e-5 nats ends the run with an
-error. The second table has tokens a second,
-medians over rounds in which the ways take turns, and how often as fast as one
-process a way is; one process with two threads is what two processes compete
-with on one machine.
+error. The second table has tokens a second, medians over rounds in which the
+ways take turns, and how often as fast as one process a way is; one process
+with two threads is what two processes compete with on one machine.
 ``--record`` writes runs/parallel.json.
 """
 

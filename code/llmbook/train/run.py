@@ -193,9 +193,9 @@ class Run:
             tokens=self.history.tokens,
             seconds=round(self.history.seconds, 3),
         )
-        losses, start = self.history.loss, self.history.start
+        losses, before = self.history.loss, self.history.start
         try:
-            check_risen(losses, start, self.config, self.batches)
+            check_risen(losses, before, self.config, self.batches)
         except DivergedError as error:
             raise DivergedError(f"{error} {self.way_on()}") from error
 
