@@ -146,6 +146,17 @@ def test_a_pickle_is_never_opened(tmp_path):
         checkpoint.load(path)
 
 
+def test_a_header_of_any_length_is_read(tmp_path):
+    """A length may be written with the bytes that a pickle starts with."""
+    path, model = tmp_path / "a.safetensors", trained()[0]
+    checkpoint.save(path, model, state={"note": ""})
+    short = int.from_bytes(path.read_bytes()[:8], "little")
+    note = "x" * (0x1_0280 - short)
+    checkpoint.save(path, model, state={"note": note})
+    assert path.read_bytes().startswith(checkpoint.PICKLE_STARTS)
+    assert checkpoint.load(path).state["note"] == note
+
+
 def test_another_programs_file_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"weight": torch.zeros(1)}, path)

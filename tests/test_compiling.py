@@ -194,8 +194,10 @@ def test_a_short_run_is_not_compiled_and_a_long_one_is(monkeypatch):
 def test_auto_leaves_experts_and_machines_without_compiler(monkeypatch):
     monkeypatch.setattr(compiling, "compiling_repays", lambda *_: True)
     monkeypatch.setattr(compiling, "has_compiler", lambda: True)
-    auto = TrainConfig(compile="auto")
+    auto = TrainConfig(compile="auto", dtype="bfloat16")
     assert compiling.should_compile(GPT(TINY), auto)
+    wide = TrainConfig(compile="auto", dtype="float32")
+    assert not compiling.should_compile(GPT(TINY), wide)
     experts = GPTConfig(n_head=2, n_embd=8, n_layer=1, n_expert=2)
     assert not compiling.should_compile(GPT(experts), auto)
     monkeypatch.setattr(compiling, "has_compiler", lambda: False)

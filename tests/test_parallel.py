@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 from torch import nn
 
-from llmbook import checkpoint, cutting, parallel, pieces
+from llmbook import checkpoint, cutting, parallel, pieces, runtime
 from llmbook.checkpoint import (
     CheckpointError,
     CheckpointWarning,
@@ -248,6 +249,19 @@ def test_torchruns_variables_name_the_team(monkeypatch):
         parallel.team()
 
 
+def test_too_few_gpus_are_said_and_no_traceback(monkeypatch, capsys):
+    for name, value in zip(
+        parallel.TOLD, ("0", "0", "2", "host", "29500"), strict=True
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv(runtime.DTYPE_VARIABLE, "float32")  # do not ask CUDA
+    # Whatever the command, it first asks who works beside it.
+    assert main(["generate", "out"]) == 1
+    assert "--nproc-per-node" in capsys.readouterr().err
+
+
 def test_only_train_runs_under_torchrun(monkeypatch, capsys, tmp_path):
     for name, value in zip(
         parallel.TOLD, ("0", "0", "2", "host", "29500"), strict=True
@@ -257,7 +271,20 @@ def test_only_train_runs_under_torchrun(monkeypatch, capsys, tmp_path):
     assert "only train shares its work" in capsys.readouterr().err
 
 
-def test_auto_cuts_what_does_not_fit_and_one_process_cuts_nothing():
+def test_auto_cuts_what_fills_more_than_half_of_a_gpu(monkeypatch):
+    memory = types.SimpleNamespace(total_memory=32_000)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: memory
+    )
+    pair, auto = Team(0, 2, torch.device("cuda", 0)), TrainConfig()
+    assert not should_cut(1_000, auto, pair)  # 16 bytes each: just half
+    assert should_cut(1_001, auto, pair)
+    assert not should_cut(1_001, TrainConfig(parallel="ddp"), pair)
+    assert not should_cut(1_001, auto, Team(0, 1, pair.device))
+    assert not should_cut(1_001, auto, Team(0, 2, torch.device("cpu")))
+
+
+def test_a_model_is_cut_where_that_is_asked_for():
     pair, fsdp = Team(size=2), TrainConfig(parallel="fsdp")
     assert should_cut(6, fsdp, pair)
     assert not should_cut(6, fsdp, Team.alone())

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from llmbook import running
+from llmbook import checkpoint, running
 from llmbook.config import GPTConfig, TrainConfig
 
 
@@ -67,6 +67,19 @@ def test_the_second_call_reads_the_same_model(model, monkeypatch):
     ):
         assert torch.equal(p, q)
     assert again.history == model.history
+
+
+def test_a_snapshot_that_does_not_fit_on_the_disk_stops_nothing(
+    model, tmp_path, monkeypatch
+):
+    def full(tensors, file, metadata=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    take = running.snapshot_taker(tmp_path, model.tokenizer, {0})
+    with pytest.warns(checkpoint.CheckpointWarning, match="no space left"):
+        take(0, model.model, None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_snapshots_run_from_gibberish_to_the_final_model(model):

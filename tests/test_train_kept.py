@@ -423,6 +423,41 @@ def test_a_loss_that_is_nan_names_step_rate_and_batch_and_keeps_the_last(
     assert len(state["history"]["loss"]) == 4
 
 
+@pytest.mark.parametrize("step, left", [(8, 4), (12, 8)])
+def test_weights_that_are_nan_are_never_saved(tmp_path, step, left):
+    model = make_model()
+
+    def spoil():
+        with torch.no_grad():
+            next(model.parameters())[0, 0] = math.nan
+
+    with pytest.raises(DivergedError) as caught:
+        run(
+            tmp_path,
+            model,
+            changed(eval_every=4),
+            callbacks=[at_step(step, spoil)],
+        )
+    words = str(caught.value)
+    assert f"after step {step}, at learning rate " in words
+    assert f"The batch was batches.at({step - 1})" in words
+    assert f"of step {left}, is kept" in words
+    saved = checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    assert len(saved.state["history"]["loss"]) == left
+    assert all(tensor.isfinite().all() for tensor in saved.model.values())
+
+
+def test_weights_that_are_nan_are_no_result_without_a_folder_either():
+    model = make_model()
+
+    def spoil():
+        with torch.no_grad():
+            next(model.parameters())[0, 0] = math.inf
+
+    with pytest.raises(DivergedError, match="No checkpoint is kept"):
+        run(None, model, callbacks=[at_step(SETTINGS.steps, spoil)])
+
+
 def test_a_loss_that_rises_stops_and_no_checkpoint_is_written_of_it(
     tmp_path, monkeypatch
 ):
@@ -571,6 +606,20 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_bits(
     state = checkpoint.load(tmp_path / CHECKPOINT_NAME).state
     assert len(state["history"]["loss"]) == 5
     assert_same(whole, *run(tmp_path, resume=True), tmp_path)
+
+
+def test_a_signal_on_a_full_disk_promises_nothing(tmp_path, monkeypatch):
+    def full(tensors, file, metadata=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    ask = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    with (
+        pytest.warns(CheckpointWarning, match="no space left"),
+        pytest.raises(Stopped, match="There is no checkpoint") as caught,
+    ):
+        run(tmp_path, callbacks=[ask])
+    assert "resume" not in str(caught.value)
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path):

@@ -36,6 +36,7 @@ DIGEST = "sha256"
 FULL_WORDS = ("No space left", "not enough space", "quota exceeded")
 MODEL, OPTIMIZER, EXTRA = "model.", "optimizer.", "extra."
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02")  # torch.save, new and old
+LENGTH_BYTES = 8  # a safetensors file begins with its header's length, then {
 
 
 class CheckpointError(ValueError):
@@ -123,12 +124,17 @@ def _put_in_place(beside: Path, path: Path, keep_previous: bool) -> None:
     if keep_previous and path.exists():
         os.replace(path, previous_of(path))
     os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring to the disk which files a folder has, where that can be done."""
     with contextlib.suppress(OSError):  # Windows opens no folders
-        folder = os.open(path.parent, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(opened)
         finally:
-            os.close(folder)
+            os.close(opened)
 
 
 def checksum(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
@@ -256,8 +262,9 @@ def _check_kind(path: Path) -> None:
             "folder that the run was saved in."
         )
     with open(path, "rb") as file:
-        start = file.read(4)
-    if start.startswith(PICKLE_STARTS):
+        start, then = file.read(LENGTH_BYTES), file.read(1)
+    # A header's length can have the bytes with which a pickle starts.
+    if start.startswith(PICKLE_STARTS) and then != b"{":
         raise CheckpointError(
             f"{path} is a pickle, which can run any code when it is opened, "
             "so it is never read. Save its weights as safetensors first."
@@ -461,9 +468,25 @@ def _optimizer_from_parts(
             )
         # A copy, for the file's own pages would keep it from being replaced.
         state.setdefault(names.index(name), {})[key] = tensor.clone()
+    _check_groups(optimizer, saved["groups"])
     optimizer.load_state_dict(
         {"state": state, "param_groups": saved["groups"]}
     )
+
+
+def _check_groups(
+    optimizer: torch.optim.Optimizer, saved: list[dict[str, Any]]
+) -> None:
+    """Refuse an optimizer that trains more, or in other groups."""
+    before = [len(group["params"]) for group in saved]
+    now = [len(group["params"]) for group in optimizer.param_groups]
+    if before != now:
+        raise CheckpointError(
+            f"the checkpoint's optimizer trains {before} parameters, a "
+            f"number for each group, and this one {now}. Train the same "
+            "parameters as before (requires_grad), or start anew in another "
+            "folder."
+        )
 
 
 def _header(path: Path, metadata: dict[str, str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._functorch import config as functorch_config
 
-from llmbook import accounting
+from llmbook import accounting, runtime
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.layers import GELU_CUBIC
 
@@ -26,7 +26,7 @@ COMPILERS = ("g++", "c++", "clang++", "cl")  # those that Inductor looks for
 # What "auto" reckons with. A rule that timed the run would choose anew when
 # it is resumed, and the resumed run would not be the same to the bit.
 ASSUMED_FLOPS = 2e11  # a second: two cores of a laptop
-SAVED = 0.2  # of an eager run's time; 0.15 to 0.26 was measured
+SAVED = 0.2  # of an eager run's time in 16 bits; 0.13 to 0.26 was measured
 FIRST_SECONDS, LAYER_SECONDS = 20.0, 5.0  # what compiling takes at first
 
 type_as = torch.ops.aten.type_as  # a method's call would not be cached
@@ -82,13 +82,18 @@ def should_compile(model: nn.Module, config: TrainConfig) -> bool:
 
     ``"auto"`` compiles where it can work and the run repays it. Experts
     are left alone: which tokens they take depends on values, and a graph
-    ends there.
+    ends there. So are 32 bits on a processor, where products take nearly
+    all of the time and compiled steps were no faster.
     """
     wanted = choice(config)
     if wanted != "auto":
         return wanted == "on"
     shape = getattr(model, "config", None)
     if not isinstance(shape, GPTConfig) or shape.n_expert:
+        return False
+    device = next(model.parameters()).device
+    wide = runtime.best_dtype(device, config.dtype) == torch.float32
+    if wide and device.type == "cpu":
         return False
     return has_compiler() and compiling_repays(shape, config)
 

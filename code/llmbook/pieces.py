@@ -459,8 +459,10 @@ def _why_damaged(folder: Path, team: Team) -> str:
 
 def _put_in_place(beside: Path, folder: Path) -> None:
     """Rename a folder that was written; the one before it is kept."""
+    checkpoint.sync_folder(beside)
     if folder.exists():
         before = checkpoint.previous_of(folder)
         shutil.rmtree(before, ignore_errors=True)
         os.replace(folder, before)
     os.replace(beside, folder)
+    checkpoint.sync_folder(folder.parent)

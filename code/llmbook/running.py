@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -395,7 +396,14 @@ def snapshot_taker(
         small = GPT(model.config).half()
         small.load_state_dict(model.state_dict())
         file = folder / f"snapshot-{step:06d}.safetensors"
-        checkpoint.save(file, small, state={"step": step, "sample": sample})
+        try:
+            checkpoint.save(
+                file, small, state={"step": step, "sample": sample}
+            )
+        except checkpoint.CheckpointError as error:  # no reason to stop
+            warnings.warn(
+                str(error), checkpoint.CheckpointWarning, stacklevel=2
+            )
 
     return take
 

@@ -115,11 +115,18 @@ def say(text: object) -> None:
 
     What befell another process than the first, torchrun reports.
     """
-    if parallel.team().speaks and not isinstance(
-        text, parallel.LostProcessError
-    ):  # of that, the first process has heard and spoken
-        note(text)
+    if speaks() and not isinstance(text, parallel.LostProcessError):
+        note(text)  # of a lost process, the first has heard and spoken
+
+
+def speaks() -> bool:
+    """Whether this process is the one that speaks for all."""
+    try:
+        return parallel.team().speaks
+    except ValueError:  # too few GPUs for so many: let it be said
+        return True
 
 
 def _on_one_line(message: Warning | str, *_: object, **__: object) -> None:
-    note(message)
+    if speaks():
+        note(message)

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from llmbook import parallel
-from llmbook.checkpoint import CheckpointError, CheckpointWarning, sweep
+from llmbook.checkpoint import (
+    CheckpointError,
+    CheckpointWarning,
+    sweep,
+    why_not_written,
+)
 
 if TYPE_CHECKING:
     from .run import Callback, History
@@ -91,10 +96,7 @@ class Metrics:
             sweep(path)
             self.rewrite(history)
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {path}: {error}. Choose a folder that you may "
-                "write to."
-            ) from error
+            raise CheckpointError(why_not_written(path, error)) from error
 
     def rewrite(self, history: History) -> None:
         """Make the file agree with ``history``; lines that do are kept."""

@@ -235,8 +235,12 @@ class Run:
         A disk that is full stops nothing: the checkpoint before it stays,
         a warning says so, and the next time it is tried again. A run that
         is about to diverge writes nothing over its last good checkpoint.
+
+        Raises:
+            DivergedError: a weight is NaN or infinite.
         """
         self.owes_save = False
+        self.check_weights()
         if self.file is None:
             return
         self.saved_at = time.monotonic()
@@ -261,6 +265,21 @@ class Run:
         self.saved_step = self.history.steps
         if self.metrics is not None:
             self.metrics.mend(self.history)
+
+    def check_weights(self) -> None:
+        """Raise where a weight is no finite number, in whichever process."""
+        own = (p.detach() for p in self.model.parameters())
+        parts = (p.to_local() if self.is_cut else p for p in own)
+        lost = not all(bool(part.isfinite().all()) for part in parts)
+        if not self.team.most(int(lost)):
+            return
+        step = self.history.steps - 1
+        batch = batch_of(self.batches, step, self.config)
+        raise DivergedError(
+            f"after step {step + 1}, at learning rate "
+            f"{cosine_schedule(step, self.config):g}, a weight is NaN or "
+            f"infinite. The batch was {batch}. {self.way_on()}"
+        )
 
     def warn(self, why: str) -> None:
         """Say that a checkpoint is missing, and which one there is."""
@@ -335,12 +354,14 @@ class Run:
     def stopped(self, number: int) -> Stopped:
         """The exception of a run that a signal has ended."""
         name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-        return Stopped(
+        words = (
             f"stopped by {name} after step {self.history.steps} of "
-            f"{self.config.steps}. {self.last_good()} resume=True (on the "
-            "command line --resume) goes on from it.",
-            number,
+            f"{self.config.steps}. {self.last_good()}"
         )
+        if self.saved_step:
+            words += " resume=True (on the command line --resume) goes on "
+            words += "from it."
+        return Stopped(words, number)
 
     def take_up(self, asked: bool = True) -> None:
         """Go on from the checkpoint, if there is one.
