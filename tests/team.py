@@ -81,6 +81,13 @@ def make_batches(seed=0):
     return Batches(ids, 8, 4, seed=seed)
 
 
+def use(step, model, history):
+    """A callback that uses the model, which gathers what was cut of it."""
+    if step % SAVED == 0:
+        with torch.no_grad():
+            model(make_batches().at(0)[0])
+
+
 def run(engine, optimizer, what, folder, model=None):
     """One job; its history, or None if it was cut."""
     chosen, batches = settings(optimizer, engine), make_batches()
@@ -94,6 +101,7 @@ def run(engine, optimizer, what, folder, model=None):
             validation=make_batches(seed=1),
             run_dir=folder,
             resume=what == "resume",
+            callbacks=[use] if engine == "fsdp" else [],
         )
     except PowerCutError:
         return None

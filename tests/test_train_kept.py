@@ -571,6 +571,16 @@ def test_an_optimizer_that_trains_less_is_refused_by_name(tmp_path):
         checkpoint.restore(saved, model, fewer)
 
 
+def test_an_optimizer_that_trains_more_is_refused(tmp_path):
+    model = make_model()
+    model.token_embedding.weight.requires_grad_(False)
+    run(tmp_path, model, changed(steps=4))
+    saved = checkpoint.load(tmp_path / CHECKPOINT_NAME)
+    more = make_model()
+    with pytest.raises(CheckpointError, match="a number for each group"):
+        checkpoint.restore(saved, more, make_optimizer(more, SETTINGS))
+
+
 def test_a_history_of_a_newer_package_is_refused():
     values = {**History().to_dict(), "moods": []}
     with pytest.raises(CheckpointError, match=r"moods.*newer llmbook"):

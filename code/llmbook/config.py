@@ -317,8 +317,9 @@ class TrainConfig:
         dtype: ``"float32"``, ``"bfloat16"``, or ``"auto"``, which takes
             bfloat16 where the processor computes in it.
         compile: ``"on"`` for ``torch.compile``, ``"off"``, or ``"auto"``,
-            which compiles a run that is long enough for it to pay. A
-            model that is cut (see ``parallel``) is not compiled.
+            which compiles a run that is long enough for it to pay, but
+            none in 32 bits on a processor. A model that is cut (see
+            ``parallel``) is not compiled.
         parallel: how processes that torchrun started share the work:
             ``"ddp"``, each with the whole model; ``"fsdp"``, each with a
             slice of it; ``"auto"`` cuts it where the whole would fill a

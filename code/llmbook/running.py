@@ -402,7 +402,10 @@ def snapshot_taker(
             )
         except checkpoint.CheckpointError as error:  # no reason to stop
             warnings.warn(
-                str(error), checkpoint.CheckpointWarning, stacklevel=2
+                f"the snapshot of step {step} is left out: {error} Only "
+                "another run, in another folder, would have it.",
+                checkpoint.CheckpointWarning,
+                stacklevel=2,
             )
 
     return take

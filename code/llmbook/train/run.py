@@ -268,6 +268,8 @@ class Run:
 
     def check_weights(self) -> None:
         """Raise where a weight is no finite number, in whichever process."""
+        if self.is_cut:
+            self.model.reshard()  # what a callback has gathered
         own = (p.detach() for p in self.model.parameters())
         parts = (p.to_local() if self.is_cut else p for p in own)
         lost = not all(bool(part.isfinite().all()) for part in parts)
@@ -327,6 +329,7 @@ class Run:
         Both wait for a step from which the run can go on.
 
         Raises:
+            DivergedError: a weight of what is to be saved is NaN or infinite.
             Stopped: a signal was heard, and the run was saved.
         """
         self.owes_save |= self.save_due()

@@ -33,7 +33,7 @@ class BatchSource(Protocol):
 
 
 class DivergedError(ArithmeticError):
-    """The loss is no longer a number, or has risen far."""
+    """The loss or a weight is no longer a number, or the loss rose far."""
 
 
 def next_token_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
