@@ -82,8 +82,8 @@ def should_compile(model: nn.Module, config: TrainConfig) -> bool:
 
     ``"auto"`` compiles where it can work and the run repays it. Experts
     are left alone: which tokens they take depends on values, and a graph
-    ends there. So are 32 bits on a processor, where products take nearly
-    all of the time and compiled steps were no faster.
+    ends there. So are 32 bits on a processor, where products take most
+    of the time and compiled steps were no faster.
     """
     wanted = choice(config)
     if wanted != "auto":

@@ -95,7 +95,7 @@ def train(
         loss_function: ``(model, x, y)`` to a mean loss.
 
     Raises:
-        DivergedError: loss or weights became NaN or infinite, or it rose.
+        DivergedError: the loss rose far, or it or a weight is no number.
         CheckpointError: the folder holds another run or cannot be written
             to (a disk that is full later gives a ``CheckpointWarning``).
         Stopped: Ctrl-C or SIGTERM came, and the run was saved.
