@@ -231,13 +231,16 @@ def test_a_cut_model_is_not_compiled_and_says_so():
     assert isinstance(run.step_loss, CompiledLoss)
 
 
+def tell(monkeypatch, rank, local, size):
+    """Set the variables by which torchrun tells a process who it is."""
+    values = (rank, local, size, "host", 29500)
+    for name, value in zip(parallel.TOLD, values, strict=True):
+        monkeypatch.setenv(name, str(value))
+
+
 def test_torchruns_variables_name_the_team(monkeypatch):
     assert parallel.team().size == 1
-    told = dict(
-        zip(parallel.TOLD, ("3", "1", "4", "host", "29500"), strict=True)
-    )
-    for name, value in told.items():
-        monkeypatch.setenv(name, value)
+    tell(monkeypatch, rank=3, local=1, size=4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert parallel.team() == Team(3, 4, torch.device("cpu"))
     assert not parallel.team().speaks
@@ -250,23 +253,16 @@ def test_torchruns_variables_name_the_team(monkeypatch):
 
 
 def test_too_few_gpus_are_said_and_no_traceback(monkeypatch, capsys):
-    for name, value in zip(
-        parallel.TOLD, ("0", "0", "2", "host", "29500"), strict=True
-    ):
-        monkeypatch.setenv(name, value)
+    tell(monkeypatch, rank=0, local=0, size=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv(runtime.DTYPE_VARIABLE, "float32")  # do not ask CUDA
-    # Whatever the command, it first asks who works beside it.
     assert main(["generate", "out"]) == 1
     assert "--nproc-per-node" in capsys.readouterr().err
 
 
 def test_only_train_runs_under_torchrun(monkeypatch, capsys, tmp_path):
-    for name, value in zip(
-        parallel.TOLD, ("0", "0", "2", "host", "29500"), strict=True
-    ):
-        monkeypatch.setenv(name, value)
+    tell(monkeypatch, rank=0, local=0, size=2)
     assert main(["generate", str(tmp_path)]) == 1
     assert "only train shares its work" in capsys.readouterr().err
 

@@ -67,6 +67,18 @@ def at_step(wanted, act):
     return call
 
 
+def spoil(model, value):
+    """Make one weight ``value``, as bad memory would."""
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = value
+
+
+def full(tensors, file, metadata=None):
+    """Write as onto a disk that fills up half-way."""
+    file.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
 def power_cut():
     raise SystemExit("the power is gone")
 
@@ -304,10 +316,6 @@ def test_a_full_disk_is_a_warning_and_a_later_save_is_tried(
 ):
     save_file = checkpoint.save_file
 
-    def full(tensors, file, metadata=None):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
     def free():
         monkeypatch.setattr(checkpoint, "save_file", save_file)
 
@@ -426,17 +434,12 @@ def test_a_loss_that_is_nan_names_step_rate_and_batch_and_keeps_the_last(
 @pytest.mark.parametrize("step, left", [(8, 4), (12, 8)])
 def test_weights_that_are_nan_are_never_saved(tmp_path, step, left):
     model = make_model()
-
-    def spoil():
-        with torch.no_grad():
-            next(model.parameters())[0, 0] = math.nan
-
     with pytest.raises(DivergedError) as caught:
         run(
             tmp_path,
             model,
             changed(eval_every=4),
-            callbacks=[at_step(step, spoil)],
+            callbacks=[at_step(step, lambda: spoil(model, math.nan))],
         )
     words = str(caught.value)
     assert f"after step {step}, at learning rate " in words
@@ -449,13 +452,9 @@ def test_weights_that_are_nan_are_never_saved(tmp_path, step, left):
 
 def test_weights_that_are_nan_are_no_result_without_a_folder_either():
     model = make_model()
-
-    def spoil():
-        with torch.no_grad():
-            next(model.parameters())[0, 0] = math.inf
-
+    last = at_step(SETTINGS.steps, lambda: spoil(model, math.inf))
     with pytest.raises(DivergedError, match="No checkpoint is kept"):
-        run(None, model, callbacks=[at_step(SETTINGS.steps, spoil)])
+        run(None, model, callbacks=[last])
 
 
 def test_a_loss_that_rises_stops_and_no_checkpoint_is_written_of_it(
@@ -619,9 +618,6 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on_to_the_same_bits(
 
 
 def test_a_signal_on_a_full_disk_promises_nothing(tmp_path, monkeypatch):
-    def full(tensors, file, metadata=None):
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(checkpoint, "save_file", full)
     ask = at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     with (
