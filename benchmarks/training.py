@@ -37,7 +37,7 @@ import torch
 from benchmarks.calm import timed
 from benchmarks.records import installed, keep, surroundings
 from benchmarks.trainers import MODES, TRAINERS, Mode, Shape, Step
-from llmbook import compiling, runtime
+from llmbook import compiling, products, runtime
 
 RECORD = Path(__file__).resolve().parents[1] / "runs" / "training.json"
 SHAPES = {
@@ -75,6 +75,7 @@ def work(line: Connection, allocator: str, threads: int) -> None:
     """A process: makes the trainers it is told to, and takes their steps."""
     os.environ[runtime.MALLOC_VARIABLE] = allocator
     os.environ.pop(compiling.COMPILE_VARIABLE, None)  # the mode decides
+    os.environ.pop(products.ONEDNN_VARIABLE, None)  # as it is shipped
     runtime.keep_freed_memory()
     torch.set_num_threads(threads)
     steps = {}

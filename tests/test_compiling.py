@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llmbook import compiling, runtime
+from llmbook import compiling, products, runtime
 from llmbook.attention import (
     PLAIN_TOKENS,
     grouped_attention,
@@ -348,7 +348,11 @@ def compiled_words(monkeypatch):
     torch._dynamo.reset()
 
 
-def test_the_compiler_is_given_other_words(compiled_words):
+@pytest.mark.parametrize("library", ["off", "on"])
+def test_the_compiler_is_given_other_words(
+    monkeypatch, compiled_words, library
+):
+    monkeypatch.setenv(products.ONEDNN_VARIABLE, library)
     model = GPT(TINY, torch.Generator().manual_seed(0))
     x, y = Ids().at(0)
     quick = compiling.CompiledLoss(next_token_loss)
@@ -357,8 +361,10 @@ def test_the_compiler_is_given_other_words(compiled_words):
     (targets,) = compiled_words
     assert F.gelu not in targets
     assert targets.count(torch.sigmoid) == TINY.n_layer
-    assert targets.count(F.linear) == 4 * TINY.n_layer + 1
-    assert targets.count(compiling.type_as) == 5 * TINY.n_layer
+    ours = library == "on"
+    product = torch.ops.llmbook.product if ours else F.linear
+    assert targets.count(product) == 4 * TINY.n_layer + 1
+    assert targets.count(compiling.type_as) == (1 if ours else 5)
 
 
 def test_numbers_in_64_bits_are_compiled_as_they_are(compiled_words):

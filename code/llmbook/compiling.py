@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._functorch import config as functorch_config
 
-from llmbook import accounting, runtime
+from llmbook import accounting, products, runtime
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.layers import GELU_CUBIC
 
@@ -155,10 +155,29 @@ def reword(graph: fx.Graph, node: fx.Node) -> None:
         (node.args, node.kwargs), lambda one: fx.Proxy(one, tracer)
     )
     with graph.inserting_before(node):
-        result = IN_OTHER_WORDS[node.target](*given[0], **given[1])
+        result = words_for(node)(*given[0], **given[1])
     result.node.meta = dict(node.meta)  # same shape, same format
     node.replace_all_uses_with(result.node)
     graph.erase_node(node)
+
+
+def words_for(node: fx.Node) -> Callable:
+    """What stands for ``node``: a 32-bit linear layer may be oneDNN's."""
+    wide = node.meta["example_value"].dtype == torch.float32
+    if node.target is F.linear and wide and products.by_onednn():
+        return products.linear
+    return IN_OTHER_WORDS[node.target]
+
+
+class ByOneDNN:
+    """A loss function whose 32-bit linear layers oneDNN computes."""
+
+    def __init__(self, loss_function: LossFunction) -> None:
+        self.plain = loss_function
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with products.LinearByOneDNN():
+            return self.plain(model, x, y)
 
 
 class CompiledLoss:
@@ -220,9 +239,10 @@ def prepare(
 ) -> LossFunction:
     """The quickest safe form of ``loss_function`` for this run.
 
-    Compiled where :func:`should_compile`, otherwise as it came. The number
-    format is :func:`llmbook.runtime.best_dtype`'s, and how tokens attend
-    to each other :func:`llmbook.attention.training_attention`'s.
+    Compiled where :func:`should_compile`; otherwise as it came, but that
+    where :func:`llmbook.products.repays` the linear layers are oneDNN's.
+    The number format is :func:`llmbook.runtime.best_dtype`'s, and how tokens
+    attend to each other :func:`llmbook.attention.training_attention`'s.
 
     Args:
         model: what is trained; it is not changed or wrapped.
@@ -235,4 +255,6 @@ def prepare(
     """
     if should_compile(model, config):
         return CompiledLoss(loss_function)
+    if products.repays(model, config):
+        return ByOneDNN(loss_function)
     return loss_function

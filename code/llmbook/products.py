@@ -1,0 +1,148 @@
+"""Linear layers in 32 bits by oneDNN, where it is the quicker library.
+
+PyTorch holds two libraries of matrix products for processors, Intel's MKL
+and oneDNN, and sends 32-bit products to the first. On other makers'
+processors MKL does not use the widest units; oneDNN does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from llmbook import accounting, processor, runtime
+from llmbook.config import GPTConfig, TrainConfig
+
+ONEDNN_VARIABLE = "LLMBOOK_ONEDNN"  # auto, on or off, for 32-bit training
+CHOICES = ("auto", "on", "off")
+LEAST_WORK = 1e9  # operations a step; below, calling takes what is won
+PLAIN_TENSORS = (Tensor, nn.Parameter)  # and none that is cut or wrapped
+
+
+@torch.library.custom_op("llmbook::product", mutates_args=())
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """``F.linear(x, weight)`` of 32-bit tensors on a processor, by oneDNN.
+
+    ``x`` is (..., A) and ``weight`` (B, A); the result is (..., B). It can
+    be differentiated, and compiled.
+
+    >>> product(torch.ones(1, 2), torch.ones(3, 2))
+    tensor([[2., 2., 2.]])
+    """
+    both = _dense(x), _dense(weight)
+    return torch.ops.mkldnn._linear_pointwise(*both, None, "none", [], "")
+
+
+def _dense(x: Tensor) -> Tensor:
+    """``x`` itself where its rows or its columns lie one after the other."""
+    turned = x.dim() == 2 and x.t().is_contiguous()
+    return x if turned else x.contiguous()
+
+
+@product.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """The two products of the way back, the wider side as columns."""
+    x, weight = ctx.saved_tensors
+    to_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+    if not ctx.needs_input_grad[1]:
+        return to_x, None
+    rows, given = grad.flatten(0, -2).t(), x.flatten(0, -2).t()
+    if len(rows) > len(given):
+        return to_x, product(given, rows).t()
+    return to_x, product(rows, given)
+
+
+product.register_autograd(_backward, setup_context=_keep)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` by :func:`product`."""
+    found = torch.ops.llmbook.product(x, weight)
+    return found if bias is None else found + bias
+
+
+def choice() -> str:
+    """What ``LLMBOOK_ONEDNN`` asks for; ``"auto"`` where it is not set.
+
+    Raises:
+        ValueError: it holds something else than a choice.
+    """
+    wanted = os.environ.get(ONEDNN_VARIABLE, "auto")
+    if wanted not in CHOICES:
+        raise ValueError(
+            f"{ONEDNN_VARIABLE} is {wanted!r}; expected one of "
+            f"{', '.join(CHOICES)}."
+        )
+    return wanted
+
+
+def by_onednn() -> bool:
+    """Whether 32-bit linear layers are to be computed by oneDNN.
+
+    ``"auto"`` takes it on AMD's processors with 512-bit units.
+    """
+    wanted = choice()
+    if wanted == "off" or not torch.backends.mkldnn.is_available():
+        return False
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wanted == "on" or (wide and "AuthenticAMD" in processor.maker())
+
+
+def repays(model: nn.Module, config: TrainConfig) -> bool:
+    """Whether a run is in 32 bits, on a processor, and not very small."""
+    shape = getattr(model, "config", None)
+    if not isinstance(shape, GPTConfig):
+        return False
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        return False
+    T = shape.context_length
+    work = accounting.flops_per_token(shape, T, training=True)
+    step = work * config.batch_size * T  # of one forward pass
+    dtype = runtime.best_dtype(device, config.dtype)
+    return dtype == torch.float32 and step >= LEAST_WORK and by_onednn()
+
+
+class LinearByOneDNN(TorchFunctionMode):
+    """A context in which ``F.linear`` of plain 32-bit tensors is ours.
+
+    >>> with LinearByOneDNN():
+    ...     F.linear(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
+    tensor([[3.]])
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable,
+        types: Sequence[type],
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if function is F.linear and fits(*args[:2]):
+            return linear(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def fits(*operands: Any) -> bool:
+    """Whether all are plain matrices, or rows of them, of 32 bits."""
+    return all(
+        type(one) in PLAIN_TENSORS
+        and one.dim() > 1
+        and one.dtype == torch.float32
+        and one.device.type == "cpu"
+        for one in operands
+    )
