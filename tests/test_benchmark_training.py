@@ -44,7 +44,8 @@ def test_a_disturbed_worker_tells_its_first_loss_all_the_same(monkeypatch):
     def disturbed(work):
         return 1.0, [work() for _ in range(20)][-1]
 
-    for variable in ("LLMBOOK_MALLOC", "LLMBOOK_COMPILE"):  # work() sets them
+    for name in ("MALLOC", "COMPILE", "ONEDNN"):  # work() sets them
+        variable = f"LLMBOOK_{name}"
         monkeypatch.setenv(variable, os.environ.get(variable, "auto"))
     monkeypatch.setattr(training, "timed", disturbed)
     monkeypatch.setattr(training.runtime, "keep_freed_memory", bool)

@@ -1,5 +1,7 @@
 """Linear layers by oneDNN, held against PyTorch's own."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,10 @@ from llmbook.config import GPTConfig, TrainConfig
 from llmbook.model import GPT
 from llmbook.train import next_token_loss
 
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),
+    reason="this build of torch has no oneDNN",
+)
 SHAPE = GPTConfig(
     vocab_size=300, context_length=32, n_layer=2, n_head=2, n_embd=64
 )
@@ -31,10 +37,11 @@ def batch():
     return ids[:, :-1], ids[:, 1:]
 
 
+@needs_onednn
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("shape", "out"),
-    [((2, 5, 7), 3), ((6, 3), 8), ((1, 4), 4), ((2, 3, 4, 5), 5)],
+    [((2, 5, 7), 3), ((6, 3), 8), ((1, 4), 4), ((2, 3, 4, 5), 5), ((0, 3), 4)],
 )
 @pytest.mark.parametrize(
     "way_back", [torch.sum, lambda y: (y**2).sum(), lambda y: y[..., 0].sum()]
@@ -49,6 +56,7 @@ def test_values_and_gradients_are_torchs(shape, out, bias, way_back):
         assert_close(one.grad, other.grad)
 
 
+@needs_onednn
 @pytest.mark.parametrize("turned", ["x", "weight", "cut"])
 def test_the_order_in_memory_does_not_matter(turned):
     x, weight = (t.detach() for t in leaves((6, 4), 9, bias=False))
@@ -62,11 +70,25 @@ def test_the_order_in_memory_does_not_matter(turned):
     assert_close(products.product(x, weight), expected)
 
 
-def test_it_keeps_the_rules_of_torchs_own_operations():
-    x, weight = leaves((6, 4), 9, bias=False)
-    torch.library.opcheck(torch.ops.llmbook.product.default, (x, weight))
+@needs_onednn
+@pytest.mark.parametrize("frozen", [None, 0, 1])
+def test_it_keeps_the_rules_of_torchs_own_operations(frozen):
+    operands = leaves((6, 4), 9, bias=False)
+    if frozen is not None:
+        operands[frozen].requires_grad_(False)
+    torch.library.opcheck(torch.ops.llmbook.product.default, operands)
 
 
+@needs_onednn
+def test_what_it_gives_may_be_changed_in_place():
+    x, weight = leaves((2, 3, 4), 5, bias=False)
+    scores = products.linear(x, weight)
+    scores[..., 0] = 7.0
+    scores.sum().backward()
+    assert not weight.grad[0].any() and weight.grad[1:].all()
+
+
+@needs_onednn
 def test_the_same_product_is_the_same_to_the_bit():
     x, weight = (t.detach() for t in leaves((512, 384), 1152, bias=False))
     first = products.product(x, weight)
@@ -90,10 +112,15 @@ def test_the_context_takes_plain_tensors_of_32_bits_and_no_others(
         pass
 
     layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    named = {"weight": layer.weight, "bias": layer.bias}
     with products.LinearByOneDNN():
         assert_close(layer(x), x @ layer.weight.t() + layer.bias)
         assert taken == [torch.float32]
         layer(x[0])
+        F.linear(x, **named)
+        F.linear(input=x, **named)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer(x)
         layer(x.as_subclass(Wrapped))
         layer.double()(x.double())
         layer.bfloat16()(x.bfloat16())
@@ -101,8 +128,11 @@ def test_the_context_takes_plain_tensors_of_32_bits_and_no_others(
     assert taken == [torch.float32]
 
 
+@needs_onednn
 @pytest.mark.parametrize("compiled", ["off", "on"])
 def test_a_model_learns_the_same_by_either_library(monkeypatch, compiled):
+    if compiled == "on" and not compiling.has_compiler():
+        pytest.skip("there is no C++ compiler")
     losses, gradients = [], []
     config = TrainConfig(batch_size=128, dtype="float32", compile=compiled)
     torch._dynamo.reset()
@@ -113,12 +143,13 @@ def test_a_model_learns_the_same_by_either_library(monkeypatch, compiled):
         losses.append(loss(model, *batch()))
         losses[-1].backward()
         gradients.append([p.grad for p in model.parameters()])
-    assert loss is not next_token_loss
+    assert isinstance(loss, compiling.ByOneDNN) or loss.proven
     assert_close(losses[1], losses[0], atol=1e-5, rtol=0)
     for ours, theirs in zip(gradients[1], gradients[0], strict=True):
         assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
 
 
+@needs_onednn
 def test_a_compiled_step_calls_it_where_it_is_asked_to(monkeypatch):
     found = {}
     for library in ("off", "on"):
@@ -132,12 +163,22 @@ def test_a_compiled_step_calls_it_where_it_is_asked_to(monkeypatch):
     assert found == {"off": compiling.linear_in_parts, "on": products.linear}
 
 
+def test_a_failed_compilation_goes_on_by_it(monkeypatch):
+    monkeypatch.setattr(products, "repays", lambda *_: True)
+    plan = TrainConfig(dtype="float32", compile="on")
+    loss = compiling.prepare(nn.Linear(2, 2), plan, next_token_loss)
+    assert isinstance(loss, compiling.CompiledLoss)
+    assert isinstance(loss.plain, compiling.ByOneDNN)
+
+
+@needs_onednn
 @pytest.mark.parametrize(
     ("changes", "model", "expected"),
     [
         ({}, GPT(SHAPE), True),
         ({"dtype": "bfloat16"}, GPT(SHAPE), False),
         ({"batch_size": 1}, GPT(SHAPE), False),  # too little to win
+        ({}, GPT(replace(SHAPE, n_expert=4)), False),
         ({}, nn.Linear(2, 2), False),
     ],
 )
@@ -166,6 +207,7 @@ def test_auto_takes_it_where_it_was_measured(
 ):
     monkeypatch.delenv(products.ONEDNN_VARIABLE, raising=False)
     monkeypatch.setattr(processor, "maker", lambda: maker)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(
         torch.backends.cpu, "get_cpu_capability", lambda: units
     )

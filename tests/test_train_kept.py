@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 from benchmarks import kills
-from llmbook import checkpoint, parallel
+from llmbook import checkpoint, parallel, products
 from llmbook.checkpoint import CheckpointError, CheckpointWarning
 from llmbook.compiling import has_compiler
 from llmbook.train import (
@@ -535,6 +535,15 @@ def test_another_number_format_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMBOOK_DTYPE", "bfloat16")
     with pytest.warns(UserWarning, match="begun in torch.float32"):
         run(tmp_path, settings=settings, resume=True)
+
+
+def test_another_library_of_products_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "repays", lambda *_: False)
+    with pytest.raises(SystemExit):
+        run(tmp_path, callbacks=[at_step(6, power_cut)])
+    monkeypatch.setattr(products, "repays", lambda *_: True)
+    with pytest.warns(UserWarning, match="goes on with oneDNN's products"):
+        run(tmp_path, resume=True)
 
 
 def test_torchruns_restart_goes_on_with_its_own_job_alone(

@@ -185,11 +185,15 @@ class CompiledLoss:
 
     Called as ``(model, x, y)``. It does not wrap the model, so parameters
     keep their names. When compilation fails it warns once and goes on
-    without.
+    without, by ``plain`` where that is given.
     """
 
-    def __init__(self, loss_function: LossFunction) -> None:
-        self.plain = loss_function
+    def __init__(
+        self,
+        loss_function: LossFunction,
+        plain: LossFunction | None = None,
+    ) -> None:
+        self.plain = plain or loss_function
         import_module(COMPILER)  # what it warns of is no failed compilation
         self.quick = torch.compile(
             loss_function, backend=reworded, dynamic=False
@@ -253,8 +257,9 @@ def prepare(
     >>> prepare(nn.Linear(2, 2), TrainConfig(), max) is max
     True
     """
-    if should_compile(model, config):
-        return CompiledLoss(loss_function)
+    plain = loss_function
     if products.repays(model, config):
-        return ByOneDNN(loss_function)
-    return loss_function
+        plain = ByOneDNN(loss_function)
+    if should_compile(model, config):
+        return CompiledLoss(loss_function, plain)
+    return plain

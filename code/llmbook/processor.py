@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 UNITS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # widest first
 
 
+@cache
 def facts(path: Path = CPUINFO) -> dict[str, list[str]]:
     """What Linux says of the processor, each fact's words by its name.
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from llmbook import accounting, processor, runtime
 from llmbook.config import GPTConfig, TrainConfig
 
-ONEDNN_VARIABLE = "LLMBOOK_ONEDNN"  # auto, on or off, for 32-bit training
+ONEDNN_VARIABLE = "LLMBOOK_ONEDNN"  # auto, on or off, for all runs
 CHOICES = ("auto", "on", "off")
 LEAST_WORK = 1e9  # operations a step; below, calling takes what is won
 PLAIN_TENSORS = (Tensor, nn.Parameter)  # and none that is cut or wrapped
@@ -27,31 +27,30 @@ PLAIN_TENSORS = (Tensor, nn.Parameter)  # and none that is cut or wrapped
 
 @torch.library.custom_op("llmbook::product", mutates_args=())
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear(x, weight)`` of 32-bit tensors on a processor, by oneDNN.
+    """``F.linear(x, weight)`` of two 32-bit matrices, by oneDNN.
 
-    ``x`` is (..., A) and ``weight`` (B, A); the result is (..., B). It can
-    be differentiated, and compiled.
-
-    >>> product(torch.ones(1, 2), torch.ones(3, 2))
-    tensor([[2., 2., 2.]])
+    ``x`` is (N, A) and ``weight`` (B, A), on a processor; the result is
+    (N, B). It can be differentiated, and compiled.
     """
     both = _dense(x), _dense(weight)
+    if not all(one.numel() for one in both):
+        return x.new_zeros(len(x), len(weight))
     return torch.ops.mkldnn._linear_pointwise(*both, None, "none", [], "")
 
 
 def _dense(x: Tensor) -> Tensor:
     """``x`` itself where its rows or its columns lie one after the other."""
-    turned = x.dim() == 2 and x.t().is_contiguous()
-    return x if turned else x.contiguous()
+    return x if x.t().is_contiguous() else x.contiguous()
 
 
 @product.register_fake
 def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(*x.shape[:-1], weight.shape[0])
+    return x.new_empty(x.shape[0], weight.shape[0])
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    x, weight = inputs
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -60,18 +59,18 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     to_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
     if not ctx.needs_input_grad[1]:
         return to_x, None
-    rows, given = grad.flatten(0, -2).t(), x.flatten(0, -2).t()
-    if len(rows) > len(given):
-        return to_x, product(given, rows).t()
-    return to_x, product(rows, given)
+    if grad.shape[1] > x.shape[1]:
+        return to_x, product(x.t(), grad.t()).t()
+    return to_x, product(grad.t(), x.t())
 
 
 product.register_autograd(_backward, setup_context=_keep)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` by :func:`product`."""
-    found = torch.ops.llmbook.product(x, weight)
+    """``F.linear`` by :func:`product`: ``x`` is (..., A), at least (N, A)."""
+    found = torch.ops.llmbook.product(x.flatten(0, -2), weight)
+    found = found.unflatten(0, x.shape[:-1])
     return found if bias is None else found + bias
 
 
@@ -91,7 +90,7 @@ def choice() -> str:
 
 
 def by_onednn() -> bool:
-    """Whether 32-bit linear layers are to be computed by oneDNN.
+    """Whether linear layers in 32 bits are to be computed by oneDNN.
 
     ``"auto"`` takes it on AMD's processors with 512-bit units.
     """
@@ -103,27 +102,26 @@ def by_onednn() -> bool:
 
 
 def repays(model: nn.Module, config: TrainConfig) -> bool:
-    """Whether a run is in 32 bits, on a processor, and not very small."""
+    """Whether a run is in 32 bits, on a processor, and not very small.
+
+    Experts are left alone: how many tokens one gets changes from step to
+    step, and oneDNN prepares itself for each number anew.
+    """
     shape = getattr(model, "config", None)
-    if not isinstance(shape, GPTConfig):
+    if not isinstance(shape, GPTConfig) or shape.n_expert:
         return False
     device = next(model.parameters()).device
     if device.type != "cpu":
         return False
     T = shape.context_length
     work = accounting.flops_per_token(shape, T, training=True)
-    step = work * config.batch_size * T  # of one forward pass
+    step = work * config.batch_size * T  # forward and backward, one batch
     dtype = runtime.best_dtype(device, config.dtype)
     return dtype == torch.float32 and step >= LEAST_WORK and by_onednn()
 
 
 class LinearByOneDNN(TorchFunctionMode):
-    """A context in which ``F.linear`` of plain 32-bit tensors is ours.
-
-    >>> with LinearByOneDNN():
-    ...     F.linear(torch.ones(1, 2), torch.ones(1, 2), torch.ones(1))
-    tensor([[3.]])
-    """
+    """A context in which ``F.linear`` of plain 32-bit tensors is ours."""
 
     def __torch_function__(
         self,
@@ -132,14 +130,18 @@ class LinearByOneDNN(TorchFunctionMode):
         args: tuple = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if function is F.linear and fits(*args[:2]):
+        if function is F.linear and len(args) > 1 and fits(*args[:2]):
             return linear(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
 def fits(*operands: Any) -> bool:
-    """Whether all are plain matrices, or rows of them, of 32 bits."""
-    return all(
+    """Whether all are plain matrices, or rows of them, of 32 bits.
+
+    >>> fits(torch.ones(1, 2)), fits(torch.ones(1, 2).double())
+    (True, False)
+    """
+    return not torch.is_autocast_enabled("cpu") and all(
         type(one) in PLAIN_TENSORS
         and one.dim() > 1
         and one.dtype == torch.float32

@@ -63,6 +63,8 @@ CODE = (
     "runtime.py",
     "accounting.py",
     "compiling.py",
+    "products.py",
+    "processor.py",
     "corpus/__init__.py",
     "corpus/batches.py",
     "corpus/documents.py",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmbook import checkpoint, parallel, runtime
+from llmbook import checkpoint, parallel, products, runtime
 from llmbook.config import GPTConfig, TrainConfig
 from llmbook.optim import cosine_schedule
 from llmbook.parallel import Team, shared
@@ -316,11 +316,12 @@ class Run:
         )
 
     def computed(self) -> dict[str, Any]:
-        """What the environment decides of the numbers: seed and format."""
+        """What the environment decides: seed, number format, library."""
         device = next(self.model.parameters()).device
         return {
             "seed": self.config.seed + runtime.seed_offset(),
             "dtype": str(runtime.best_dtype(device, self.config.dtype)),
+            "onednn": products.repays(self.model, self.config),
         }
 
     def pause(self, heard: int | None) -> None:
@@ -440,7 +441,7 @@ def check_same_run(
 def check_same_numbers(
     state: dict[str, Any], computed: dict[str, Any]
 ) -> None:
-    """Refuse another seed; say where another number format changes bits."""
+    """Refuse another seed; say where something else changes bits."""
     before = state.get("computed", computed)
     if before["seed"] != computed["seed"]:
         raise checkpoint.CheckpointError(
@@ -454,6 +455,14 @@ def check_same_numbers(
             f"the run was begun in {before['dtype']} and goes on in "
             f"{computed['dtype']}: it will not be the same to the bit. "
             f"{runtime.DTYPE_VARIABLE} chooses the format.",
+            stacklevel=2,
+        )
+    if before.get("onednn", computed["onednn"]) != computed["onednn"]:
+        now = "with" if computed["onednn"] else "without"
+        warnings.warn(
+            f"the run goes on {now} oneDNN's products, another library than "
+            "it was begun by: it will not be the same to the bit. "
+            f"{products.ONEDNN_VARIABLE} chooses (on or off).",
             stacklevel=2,
         )
 
