@@ -20,7 +20,6 @@ from llmbook.config import GPTConfig, TrainConfig
 from llmbook.layers import GELU_CUBIC
 
 COMPILE_VARIABLE = "LLMBOOK_COMPILE"  # auto, on or off, for all runs
-CHOICES = ("auto", "on", "off")
 COMPILER = "torch._inductor.compile_fx"  # what torch.compile calls
 COMPILERS = ("g++", "c++", "clang++", "cl")  # those that Inductor looks for
 # What "auto" reckons with. A rule that timed the run would choose anew when
@@ -68,13 +67,7 @@ def choice(config: TrainConfig) -> str:
     >>> choice(TrainConfig(compile="off"))
     'off'
     """
-    wanted = os.environ.get(COMPILE_VARIABLE, config.compile)
-    if wanted not in CHOICES:
-        raise ValueError(
-            f"{COMPILE_VARIABLE} is {wanted!r}; expected one of "
-            f"{', '.join(CHOICES)}."
-        )
-    return wanted
+    return runtime.switch(COMPILE_VARIABLE, config.compile)
 
 
 def should_compile(model: nn.Module, config: TrainConfig) -> bool:

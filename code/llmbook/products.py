@@ -7,7 +7,6 @@ processors MKL does not use the widest units; oneDNN does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from llmbook import accounting, processor, runtime
 from llmbook.config import GPTConfig, TrainConfig
 
 ONEDNN_VARIABLE = "LLMBOOK_ONEDNN"  # auto, on or off, for all runs
-CHOICES = ("auto", "on", "off")
 LEAST_WORK = 1e9  # operations a step; below, calling takes what is won
 PLAIN_TENSORS = (Tensor, nn.Parameter)  # and none that is cut or wrapped
 
@@ -74,27 +72,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return found if bias is None else found + bias
 
 
-def choice() -> str:
-    """What ``LLMBOOK_ONEDNN`` asks for; ``"auto"`` where it is not set.
-
-    Raises:
-        ValueError: it holds something else than a choice.
-    """
-    wanted = os.environ.get(ONEDNN_VARIABLE, "auto")
-    if wanted not in CHOICES:
-        raise ValueError(
-            f"{ONEDNN_VARIABLE} is {wanted!r}; expected one of "
-            f"{', '.join(CHOICES)}."
-        )
-    return wanted
-
-
 def by_onednn() -> bool:
     """Whether linear layers in 32 bits are to be computed by oneDNN.
 
-    ``"auto"`` takes it on AMD's processors with 512-bit units.
+    ``LLMBOOK_ONEDNN`` says; ``auto``, the default, takes it on AMD's
+    processors with 512-bit units.
+
+    Raises:
+        ValueError: the variable holds something else than its three values.
     """
-    wanted = choice()
+    wanted = runtime.switch(ONEDNN_VARIABLE)
     if wanted == "off" or not torch.backends.mkldnn.is_available():
         return False
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 BUDGETS = ("smoke", "quick", "laptop", "gpu")
+SWITCH = ("auto", "on", "off")
 BUDGET_VARIABLE = "LLMBOOK_BUDGET"
 DTYPE_VARIABLE = "LLMBOOK_DTYPE"  # float32 or bfloat16 overrides "auto"
 SEED_VARIABLE = "LLMBOOK_SEED"  # added to every seed: tests of luck use it
@@ -59,6 +60,20 @@ def pick(**choices: Value) -> Value:
         )
     allowed = BUDGETS[: BUDGETS.index(budget()) + 1]
     return choices[[name for name in allowed if name in choices][-1]]
+
+
+def switch(variable: str, wanted: str = "auto") -> str:
+    """``auto``, ``on`` or ``off``: what the variable holds, or ``wanted``.
+
+    Raises:
+        ValueError: the variable holds something else.
+    """
+    value = os.environ.get(variable, wanted)
+    if value not in SWITCH:
+        raise ValueError(
+            f"{variable} is {value!r}; expected one of {', '.join(SWITCH)}."
+        )
+    return value
 
 
 def seed_everything(seed: int = 0) -> torch.Generator:
