@@ -156,10 +156,11 @@ def test_a_compiled_step_calls_it_where_it_is_asked_to(monkeypatch):
         monkeypatch.setenv(products.ONEDNN_VARIABLE, library)
         node = torch.fx.Graph().placeholder("x")
         node.target = F.linear
-        node.meta["example_value"] = torch.zeros(1)
+        node.meta["example_value"] = torch.zeros(1, 1)
         found[library] = compiling.words_for(node)
-        node.meta["example_value"] = torch.zeros(1).bfloat16()
-        assert compiling.words_for(node) is compiling.linear_in_parts
+        for other in (torch.zeros(1, 1).bfloat16(), torch.zeros(1)):
+            node.meta["example_value"] = other
+            assert compiling.words_for(node) is compiling.linear_in_parts
     assert found == {"off": compiling.linear_in_parts, "on": products.linear}
 
 

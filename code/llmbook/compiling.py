@@ -156,7 +156,8 @@ def reword(graph: fx.Graph, node: fx.Node) -> None:
 
 def words_for(node: fx.Node) -> Callable:
     """What stands for ``node``: a 32-bit linear layer may be oneDNN's."""
-    wide = node.meta["example_value"].dtype == torch.float32
+    value = node.meta["example_value"]
+    wide = value.dtype == torch.float32 and value.dim() > 1
     if node.target is F.linear and wide and products.by_onednn():
         return products.linear
     return IN_OTHER_WORDS[node.target]

@@ -1,8 +1,8 @@
 """Linear layers in 32 bits by oneDNN, where it is the quicker library.
 
 PyTorch holds two libraries of matrix products for processors, Intel's MKL
-and oneDNN, and sends 32-bit products to the first. On other makers'
-processors MKL does not use the widest units; oneDNN does.
+and oneDNN, and sends 32-bit products to the first. On AMD's processors with
+512-bit units the second was measured to be quicker.
 """
 
 from __future__ import annotations
